@@ -1,0 +1,17 @@
+"""Eight CPU devices and a compilation cache for every test; set before jax is imported anywhere."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# One thread per worker for the reference implementations: pytest-xdist already fills the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "xla"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
