@@ -1,0 +1,50 @@
+"""Every family, by name. A new line here is reached by the command line and by the shared property tests at once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+
+from jvlm.core import build
+from jvlm.models import clip, siglip, vit
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build a family: `create(**fields)`, its published `variants`, and a `tiny` one for tests.
+
+    `inputs` names what the model's call takes: `image` and `tokens`, each read from `fields`' towers.
+    """
+
+    create: Callable[..., nn.Module]
+    variants: Mapping[str, Mapping[str, Any]]
+    tiny: Mapping[str, Any]
+    inputs: tuple[str, ...]
+
+
+MODELS: dict[str, Family] = {
+    "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
+    "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
+    "vit": Family(
+        vit.vit,
+        vit.VARIANTS,
+        dict(width=32, depth=2, num_heads=4, mlp_dim=48, patch_size=8, image_size=16, num_classes=5),
+        ("image",),
+    ),
+}
+
+
+def fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The full fields of a model from `{"family", "variant", **overrides}`, overrides merged key by key."""
+    config = dict(config)
+    family = build.lookup(MODELS, config.pop("family", "?"), "model family")
+    variant = config.pop("variant", None)
+    base = build.lookup(family.variants, variant, "model variant") if variant else {}
+    return build.merge(base, config)
+
+
+def create(config: Mapping[str, Any]) -> nn.Module:
+    """The module of `{"family", "variant", **overrides}`. ConfigError names an unknown family, variant or field."""
+    family = config.get("family", "?")
+    return build.call(build.lookup(MODELS, family, "model family").create, fields(config), f"model {family!r}")

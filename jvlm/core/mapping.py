@@ -1,0 +1,213 @@
+"""One table, both directions: published tensor names and layouts, and our parameter paths.
+
+A `Rule` says that a published tensor is one or several of our arrays under a bijection. `{}` in a published name
+runs over the layers of a stack, whose arrays carry a leading layer axis. `load` and `save` walk the same list, and
+both are total: an unmapped tensor, a rule that matches nothing and a leftover parameter are errors that name it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jvlm.core.errors import UserError, nearest
+from jvlm.core.tree import matcher
+
+Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Bijection:
+    """`load` turns a published tensor into our arrays (a tuple), `save` turns them back.
+
+    `region` permutes per-axis entries of our only array (its shape, an index into it) to those of the published
+    tensor, so that a host reads its shard alone; None reads the whole tensor.
+    """
+
+    name: str
+    load: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    save: Callable[..., np.ndarray]
+    region: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
+
+
+IDENTITY = Bijection("identity", lambda x: (x,), lambda x: x, region=lambda index: index)
+TRANSPOSE = Bijection("transpose", lambda x: (x.T,), lambda x: x.T, region=lambda index: index[::-1])
+CONV = Bijection("conv", lambda x: (x.transpose(2, 3, 1, 0),), lambda x: x.transpose(3, 2, 0, 1))
+"""torch's [out, in, h, w] to ours [h, w, in, out]."""
+
+
+def patch(patch_size: int, channels: int = 3) -> Bijection:
+    """A patch convolution [out, in, p, p] to the Dense kernel [(p p in), out]."""
+
+    def save(kernel: np.ndarray) -> np.ndarray:
+        out = kernel.shape[-1]
+        return kernel.reshape(patch_size, patch_size, channels, out).transpose(3, 2, 0, 1)
+
+    return Bijection("patch", lambda x: (x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),), save)
+
+
+def lead(axes: int) -> Bijection:
+    """A published array without our `axes` leading axes of size one."""
+    return Bijection(
+        f"lead{axes}",
+        lambda x: (x.reshape((1,) * axes + x.shape),),
+        lambda x: x.reshape(x.shape[axes:]),
+        region=lambda index: index[axes:],
+    )
+
+
+def drop_lead(axes: int) -> Bijection:
+    """A published array with `axes` leading axes of size one that ours lacks."""
+    return Bijection(
+        f"drop{axes}", lambda x: (x.reshape(x.shape[axes:]),), lambda x: x.reshape((1,) * axes + x.shape)
+    )
+
+
+def split(parts: int, transpose: bool) -> Bijection:
+    """A fused tensor, `parts` equal blocks along its first axis (torch's in_proj_weight), each transposed or not."""
+    turn = (lambda x: x.T) if transpose else (lambda x: x)
+    return Bijection(
+        f"split{parts}",
+        lambda x: tuple(turn(part) for part in np.split(x, parts)),
+        lambda *xs: np.concatenate([turn(x) for x in xs]),
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`name` as published, our `paths` (several for a fused tensor), the bijection between them."""
+
+    name: str
+    paths: tuple[str, ...]
+    fn: Bijection = IDENTITY
+
+    @property
+    def stacked(self) -> bool:
+        return "{}" in self.name
+
+
+def rule(name: str, paths: str | tuple[str, ...], fn: Bijection = IDENTITY) -> Rule:
+    """A `Rule`; `paths` may be one string."""
+    return Rule(name, (paths,) if isinstance(paths, str) else paths, fn)
+
+
+def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
+    """The same rules with a prefix on the published names and one on our paths."""
+    return [replace(r, name=name + r.name, paths=tuple(path + p for p in r.paths)) for r in rules]
+
+
+class Reader(Protocol):
+    """Random access to published tensors."""
+
+    def names(self) -> Iterable[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def read(self, name: str, index: Index | None = None) -> np.ndarray: ...
+
+
+def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()) -> None:
+    """Raises UserError unless tensors `names`, `rules` and parameters `shapes` (flat) cover each other exactly."""
+    ignored = [matcher(pattern) for pattern in ignore]
+    have = {name for name in names if not any(match(name) for match in ignored)}
+    wanted: set[str] = set()
+    covered: set[str] = set()
+    for r in rules:
+        for path in r.paths:
+            if path not in shapes:
+                raise UserError(f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}")
+            covered.add(path)
+        wanted.update(published_names(r, shapes))
+    if left := sorted(set(shapes) - covered):
+        raise UserError(f"no rule covers the parameter {left[0]!r}" + _more(left))
+    if missing := sorted(wanted - have):
+        raise UserError(f"the tensor {missing[0]!r} is missing" + _more(missing))
+    if extra := sorted(have - wanted):
+        raise UserError(f"the tensor {extra[0]!r} has no place in the model" + _more(extra))
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def published_names(r: Rule, shapes: Mapping[str, Any]) -> list[str]:
+    """The published names that a rule stands for: one, or one a layer."""
+    if not r.stacked:
+        return [r.name]
+    return [r.name.replace("{}", str(layer)) for layer in range(shapes[r.paths[0]].shape[0])]
+
+
+def load(
+    rules: Sequence[Rule],
+    shapes: Mapping[str, Any],
+    reader: Reader,
+    *,
+    dtype: Any | None = None,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    ignore: Iterable[str] = (),
+) -> dict[str, jax.Array]:
+    """Flat parameters read through `rules`, checked by `check`.
+
+    `shapes` are flat abstract parameters. `dtype` None keeps what is stored. With `shardings` each device's part is
+    read alone; at any moment one (stacked) parameter beyond those already placed is in host memory.
+    """
+    check(rules, shapes, reader.names(), ignore)
+    out: dict[str, jax.Array] = {}
+    for r in rules:
+        for position, path in enumerate(r.paths):
+            shape = tuple(shapes[path].shape)
+            build = _Builder(r, position, shape, reader, dtype, path)
+            if shardings is None:
+                out[path] = jax.numpy.asarray(build(tuple(slice(None) for _ in shape)))
+            else:
+                out[path] = jax.make_array_from_callback(shape, shardings[path], build)
+    return out
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds any region of one of our arrays from the published tensors."""
+
+    rule: Rule
+    position: int
+    shape: tuple[int, ...]
+    reader: Reader
+    dtype: Any
+    path: str
+
+    def __call__(self, index: Index) -> np.ndarray:
+        if not self.rule.stacked:
+            return self._layer(self.rule.name, index, self.shape)
+        layers = range(*index[0].indices(self.shape[0]))
+        names = [self.rule.name.replace("{}", str(layer)) for layer in layers]
+        first = self._layer(names[0], index[1:], self.shape[1:])
+        out = np.empty((len(names), *first.shape), first.dtype)
+        out[0] = first
+        for at, name in enumerate(names[1:], 1):
+            out[at] = self._layer(name, index[1:], self.shape[1:])
+        return out
+
+    def _layer(self, name: str, index: Index, shape: tuple[int, ...]) -> np.ndarray:
+        region = self.rule.fn.region
+        if region is not None and self.reader.shape(name) == region(shape):
+            array = self.rule.fn.load(self.reader.read(name, region(index)))[0]
+        else:
+            whole = self.rule.fn.load(self.reader.read(name))[self.position]
+            if whole.shape != shape:
+                raise UserError(
+                    f"the tensor {name!r} has shape {self.reader.shape(name)}, "
+                    f"but {self.path!r} needs {shape}: the configuration and the weights disagree"
+                )
+            array = whole[index]
+        return array if self.dtype is None else array.astype(self.dtype)
+
+
+def save(rules: Sequence[Rule], flat: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Published (name, tensor) pairs, one at a time, from flat parameters (weight leaves must be materialized)."""
+    for r in rules:
+        arrays = [np.asarray(flat[path]) for path in r.paths]
+        if r.stacked:
+            for layer, name in enumerate(published_names(r, flat)):
+                yield name, np.ascontiguousarray(r.fn.save(*(array[layer] for array in arrays)))
+        else:
+            yield r.name, np.ascontiguousarray(r.fn.save(*arrays))

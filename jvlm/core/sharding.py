@@ -1,0 +1,158 @@
+"""From logical axis names to shardings: the presets, the mesh, and the constraint on activations.
+
+Modules in `nn/` name the axes of their parameters and activations; here, and nowhere else, a name meets a mesh axis.
+Mesh axes are `replica` (slices, over the data-center network), `data`, `fsdp` and `tensor`.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jvlm.core import tree as trees
+from jvlm.core.errors import ConfigError, nearest
+
+AXES = ("replica", "data", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "fsdp")
+Names = tuple[str | None, ...]
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+PRESETS: dict[str, Rules] = {
+    # Parameters replicated.
+    "dp": {"batch": BATCH_AXES},
+    # Every kernel sharded along its width, gathered layer by layer.
+    "fsdp": {"batch": BATCH_AXES, "embed": "fsdp"},
+    # Besides, heads, hidden units and vocabulary split over `tensor` (Megatron's pairing of column and row).
+    "fsdp_tp": {
+        "batch": BATCH_AXES,
+        "embed": "fsdp",
+        "heads": "tensor",
+        "mlp": "tensor",
+        "vocab": "tensor",
+    },
+}
+
+_active: ContextVar[tuple[Mesh, Rules] | None] = ContextVar("jvlm_sharding", default=None)
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over `AXES`. `shape` gives sizes by axis; one may be -1, missing ones are 1; None puts all on `data`.
+
+    Raises ConfigError for an unknown axis or sizes that do not divide the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = dict.fromkeys(AXES, 1) | dict(shape or {"data": -1})
+    for name in sizes:
+        if name not in AXES:
+            raise ConfigError(f"mesh axis {name!r} is unknown; {nearest(name, AXES)}")
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) == 1 and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if len(free) > 1 or math.prod(sizes.values()) != len(devices):
+        raise ConfigError(f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most")
+    extents = tuple(sizes[name] for name in AXES)
+    return jax.make_mesh(extents, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def spec(names: Names, shape: Sequence[int], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    """PartitionSpec of an array whose axes are called `names`.
+
+    An axis that its mesh axes do not divide stays whole, and a mesh axis is used once, by the first name that asks.
+    """
+    used: set[str] = set()
+    parts: list[Any] = []
+    for name, extent in zip(names, shape, strict=True):
+        wanted = rules.get(name) if name else None
+        axes = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1 and axis not in used)
+        if axes and extent % math.prod(mesh.shape[axis] for axis in axes) == 0:
+            used.update(axes)
+            parts.append(axes if len(axes) > 1 else axes[0])
+        else:
+            parts.append(None)
+    while parts and parts[-1] is None:
+        parts.pop()
+    return PartitionSpec(*parts)
+
+
+def shard_params(shapes: Any, names: Any, mesh: Mesh, rules: Rules) -> Any:
+    """Tree of NamedSharding for a tree of shapes and its twin tree of axis names."""
+    flat_names = trees.flatten(names)
+    return trees.map_paths(
+        lambda path, leaf: NamedSharding(mesh, spec(flat_names[path], leaf.shape, mesh, rules)), shapes
+    )
+
+
+def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh) -> Any:
+    """Shardings for a tree that holds arrays beside parameters (optimizer state, averages).
+
+    A leaf whose path ends in a parameter's path and whose shape is the parameter's takes its sharding; everything
+    else (counters, Adafactor's row and column statistics) is small and replicated.
+    """
+    by_path = {
+        tuple(path.split("/")): (tuple(leaf.shape), trees.flatten(shardings)[path])
+        for path, leaf in trees.flatten(params).items()
+    }
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        keys = tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        for start in range(len(keys)):
+            if keys[start:] in by_path:
+                shape, sharding = by_path[keys[start:]]
+                if tuple(leaf.shape) == shape:
+                    return sharding
+        return whole
+
+    return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of a batch: the first axis over every batch axis of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(tuple(a for a in BATCH_AXES if mesh.shape[a] > 1) or None))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of parts that a batch is cut into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's part of each array, made one part of a global array sharded over the batch axes."""
+    sharding = batch_sharding(mesh)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """Makes `constrain` mean something while a function is traced inside."""
+    token = _active.set((mesh, rules))
+    try:
+        with jax.set_mesh(mesh):
+            yield
+    finally:
+        _active.reset(token)
+
+
+def active_mesh() -> Mesh | None:
+    """The mesh of the surrounding `use`, if any."""
+    active = _active.get()
+    return active[0] if active else None
+
+
+def constrain(x: jax.Array, names: Names) -> jax.Array:
+    """Pins an activation's sharding by its axis names; the identity outside `use`.
+
+    Without it FSDP lets the partitioner replicate the batch: 275 GB of temporaries instead of 5.
+    """
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return x
+    mesh, rules = active
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(names, x.shape, mesh, rules)))

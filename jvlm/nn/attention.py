@@ -1,0 +1,83 @@
+"""Multi-head attention with 2-D kernels; heads are split after the product."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from jvlm.core.sharding import constrain
+from jvlm.nn.dense import Dense, Initializer
+
+
+def dot_product_attention(
+    query: Float[Array, "B S H D"],
+    key: Float[Array, "B T K D"],
+    value: Float[Array, "B T K D"],
+    mask: Bool[Array, "..."] | None = None,
+) -> Float[Array, "B S H D"]:
+    """softmax(q k' / sqrt(D)) v, the softmax in float32 (Vaswani et al., arXiv:1706.03762, eq. 1).
+
+    `mask` broadcasts to [B, H, S, T], True = attend. Key and value heads may be fewer than query heads, each then
+    shared by H / K of them (arXiv:2305.13245).
+    """
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum("bshd,bthd->bhst", query, key, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    return jnp.einsum("bhst,bthd->bshd", weights, value)
+
+
+class Attention(nn.Module):
+    """Self-attention over `x` [B, S, D], or cross-attention from it to `memory` [B, T, M].
+
+    Parameters `query`, `key`, `value` and `out`, each a Dense. `head_dim` defaults to width / num_heads.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    num_kv_heads: int | None = None
+    qkv_bias: bool = True
+    out_bias: bool = True
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, memory: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> jax.Array:
+        width = x.shape[-1]
+        head_dim = self.head_dim or width // self.num_heads
+        kv_heads = self.num_kv_heads or self.num_heads
+        memory = x if memory is None else memory
+
+        def project(source: jax.Array, heads: int, name: str) -> jax.Array:
+            y = Dense(
+                heads * head_dim,
+                axes=("embed", "heads"),
+                use_bias=self.qkv_bias,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=name,
+            )(source)
+            y = constrain(y, ("batch", None, "heads"))
+            return y.reshape(*y.shape[:-1], heads, head_dim)  # [B, S, heads, head_dim]
+
+        query = project(x, self.num_heads, "query")
+        key = project(memory, kv_heads, "key")
+        value = project(memory, kv_heads, "value")
+        y = dot_product_attention(query, key, value, mask)
+        y = y.reshape(*y.shape[:2], self.num_heads * head_dim)  # [B, S, heads * head_dim]
+        return Dense(
+            width,
+            axes=("heads", "embed"),
+            use_bias=self.out_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="out",
+        )(y)
