@@ -1,7 +1,7 @@
-"""Small files written whole: a reader sees the old content or the new one, never a half, whenever the writer dies.
+"""Small files written whole: a reader sees the old content or the new one, whenever the writer dies.
 
-Paths go through `etils.epath`, so that `gs://` works like a local folder. Call these from one process of a run: the
-names of temporary files do not collide between hosts, but the last writer wins.
+Paths go through `etils.epath`, so that `gs://` works like a local folder. Call these from one process of a
+run: the names of temporary files do not collide between hosts, but the last writer wins.
 """
 
 import json
@@ -11,6 +11,12 @@ import uuid
 from typing import Any
 
 from etils import epath
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """`path` from the root on, which Orbax insists upon; an address such as `gs://` stays as it is."""
+    path = epath.Path(path)
+    return path if "://" in os.fspath(path) else path.resolve()
 
 
 def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
@@ -33,7 +39,7 @@ def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically. NaN and infinities become null, which every reader accepts.
+    """Writes `value` as indented JSON, atomically. NaN and infinities become null: not all readers know them.
 
     Raises TypeError for what JSON cannot hold; numpy and jax scalars are fine.
     """
