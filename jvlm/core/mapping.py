@@ -106,7 +106,9 @@ class Reader(Protocol):
     def read(self, name: str, index: Index | None = None) -> np.ndarray: ...
 
 
-def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()) -> None:
+def check(
+    rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()
+) -> None:
     """Raises UserError unless tensors `names`, `rules` and parameters `shapes` (flat) cover each other exactly."""
     ignored = [matcher(pattern) for pattern in ignore]
     have = {name for name in names if not any(match(name) for match in ignored)}
@@ -115,7 +117,9 @@ def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str]
     for r in rules:
         for path in r.paths:
             if path not in shapes:
-                raise UserError(f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}")
+                raise UserError(
+                    f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}"
+                )
             covered.add(path)
         wanted.update(published_names(r, shapes))
     if left := sorted(set(shapes) - covered):

@@ -55,7 +55,9 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
     if len(free) == 1 and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if len(free) > 1 or math.prod(sizes.values()) != len(devices):
-        raise ConfigError(f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most")
+        raise ConfigError(
+            f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most"
+        )
     extents = tuple(sizes[name] for name in AXES)
     return jax.make_mesh(extents, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 

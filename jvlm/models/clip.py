@@ -49,7 +49,12 @@ def _text(width: int, depth: int = 12) -> dict[str, Any]:
 
 def _variant(size: str, patch: int, embed_dim: int, text: dict[str, Any], **fields: Any) -> dict[str, Any]:
     image_size = fields.pop("image_size", 224)
-    return dict(embed_dim=embed_dim, image=dict(SIZES[size], patch_size=patch, image_size=image_size), text=text, **fields)
+    return dict(
+        embed_dim=embed_dim,
+        image=dict(SIZES[size], patch_size=patch, image_size=image_size),
+        text=text,
+        **fields,
+    )
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

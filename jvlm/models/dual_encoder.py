@@ -57,5 +57,7 @@ class DualEncoder(nn.Module):
         scale = jnp.exp(self.param("logit_scale", named(init, ()), (), jnp.float32))
         bias = None
         if self.bias_init is not None:
-            bias = self.param("logit_bias", named(nn.initializers.constant(self.bias_init), ()), (), jnp.float32)
+            bias = self.param(
+                "logit_bias", named(nn.initializers.constant(self.bias_init), ()), (), jnp.float32
+            )
         return DualOutput(zimg=zimg, ztxt=ztxt, scale=scale, bias=bias)

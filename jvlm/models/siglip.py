@@ -42,7 +42,9 @@ def _text(size: str, vocab_size: int, length: int = 64) -> dict[str, Any]:
     return dict(SIZES[size], vocab_size=vocab_size, length=length)
 
 
-def _variant(size: str, patch: int, image_size: int, vocab_size: int = 32_000, **fields: Any) -> dict[str, Any]:
+def _variant(
+    size: str, patch: int, image_size: int, vocab_size: int = 32_000, **fields: Any
+) -> dict[str, Any]:
     image = dict(SIZES[size], patch_size=patch, image_size=image_size)
     text = _text(fields.pop("text", size), vocab_size, fields.pop("length", 64))
     return dict(image=image, text=text, **fields)

@@ -1,0 +1,11 @@
+"""The transformers formats, by `model_type`."""
+
+from jvlm.interop.hf import clip, siglip, vit
+from jvlm.interop.table import Table
+
+TABLES: dict[str, Table] = {
+    "clip": clip.TABLE,
+    "siglip": siglip.TABLE,
+    "siglip2": siglip.TABLE2,
+    "vit": vit.TABLE,
+}

@@ -1,0 +1,56 @@
+"""What a published format is to us: a configuration, tensor names, and nothing else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jvlm.core.errors import UserError
+from jvlm.core.mapping import Rule
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published format of one family.
+
+    `fields` reads a published configuration into the family's fields; `config` writes a model's configuration;
+    `rules` gives the tensor table of a model. `ignore` are tensor patterns that carry no information (buffers),
+    `renames` (older prefix, current prefix) pairs applied to names that are read.
+    """
+
+    family: str
+    fields: Callable[[Config], dict[str, Any]]
+    config: Callable[[Any], dict[str, Any]]
+    rules: Callable[[Any], Sequence[Rule]]
+    ignore: tuple[str, ...] = ("*position_ids",)
+    renames: tuple[tuple[str, str], ...] = ()
+
+
+def require(config: Config, key: str, *allowed: Any) -> None:
+    """Raises UserError unless `config[key]`, where given, is one of the values that jvlm implements."""
+    if key in config and config[key] not in allowed:
+        wanted = " or ".join(repr(value) for value in allowed)
+        raise UserError(f"config.json has {key} = {config[key]!r}; jvlm implements {wanted}")
+
+
+def single(value: Any, key: str) -> int:
+    """A size given as an int or as an equal pair."""
+    if isinstance(value, int):
+        return value
+    first, *rest = value
+    if any(other != first for other in rest):
+        raise UserError(f"config.json has {key} = {list(value)}; jvlm implements square ones")
+    return int(first)
+
+
+def size(value: Any) -> int | tuple[int, int]:
+    """A picture size given as an int or a pair (height, width)."""
+    if isinstance(value, int):
+        return value
+    return single(value, "image_size") if value[0] == value[1] else (int(value[0]), int(value[1]))
+
+
+def unsize(value: int | tuple[int, int]) -> int | list[int]:
+    """The inverse of `size`."""
+    return value if isinstance(value, int) else list(value)

@@ -1,0 +1,51 @@
+"""Small helpers that model tests share: initialization, perturbation, published directories."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jvlm import models
+from jvlm.core.tree import map_paths
+from jvlm.nn.axes import split
+
+
+def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random arguments for a model's call: a picture, tokens, or both, as its towers need them."""
+    rng = np.random.default_rng(seed)
+    tower = getattr(model, "image_tower", model if hasattr(model, "image_size") else None)
+    text = getattr(model, "text_tower", model if hasattr(model, "vocab_size") else None)
+    out: dict[str, np.ndarray] = {}
+    if tower is not None:
+        size = tower.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        out["image"] = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
+    if text is not None:
+        out["tokens"] = rng.integers(0, text.vocab_size, size=(batch, text.length)).astype(np.int32)
+    return out
+
+
+def initialize(config: Mapping[str, Any], seed: int = 0) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """(model, variables as plain arrays, names); every leaf is perturbed so that no zero hides a wrong path."""
+    model = models.create(config)
+    variables = jax.jit(model.init)(jax.random.key(seed), **inputs(model))
+    plain, names = split(dict(variables))
+    rng = np.random.default_rng(seed)
+
+    def perturb(path: str, leaf: jax.Array) -> jax.Array:
+        noise = rng.normal(size=leaf.shape).astype(np.float32) * 0.05
+        if path.endswith("var"):
+            noise = np.abs(noise)
+        return jnp.asarray(leaf + noise)
+
+    return model, map_paths(perturb, plain), names
+
+
+def tiny(family: str, **overrides: Any) -> dict[str, Any]:
+    """The tiny configuration of a family, with overrides merged in."""
+    from jvlm.core.build import merge
+
+    return {"family": family, **merge(models.MODELS[family].tiny, overrides)}
