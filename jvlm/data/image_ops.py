@@ -1,0 +1,199 @@
+"""Pictures to arrays, equal to the bit with transformers' Pillow backend; limits are checked before
+decoding."""
+
+import functools
+import io
+import math
+import os
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps
+
+from jvlm.core.errors import UserError
+from jvlm.data.image_spec import ImageSpec
+
+MAX_DECODED_BYTES = 2**28
+"""Largest picture that is decoded, in bytes as RGB (89 million pixels): Pillow's own warning threshold."""
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, ArithmeticError)
+"""What Pillow's decoders raise on broken files (`UnidentifiedImageError` is an OSError)."""
+
+Picture = bytes | str | os.PathLike | Image.Image | np.ndarray
+
+RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+class BadPicture(UserError):
+    """A picture that cannot be used; `cause` is the counter it belongs to."""
+
+    def __init__(self, message: str, cause: Literal["corrupt picture", "oversized picture"]):
+        super().__init__(message)
+        self.cause = cause
+
+    def __reduce__(self):
+        return type(self), (str(self), self.cause)
+
+
+def open_picture(source: bytes | str | os.PathLike, max_bytes: int = MAX_DECODED_BYTES) -> Image.Image:
+    """The picture with its header read and nothing decoded.
+
+    Raises BadPicture when the header is unreadable or promises more than `max_bytes` once decoded.
+    """
+    name = "picture" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadPicture(f"{name}: {error}", "oversized picture") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{name}: no such file") from error
+    except BROKEN as error:
+        raise BadPicture(f"{name}: not a readable picture ({error})", "corrupt picture") from error
+    decoded = image.width * image.height * max(3, len(image.getbands()))
+    if decoded > max_bytes:
+        image.close()
+        raise BadPicture(
+            f"{name}: {image.width} x {image.height} pixels would take {decoded / 1e6:.0f} MB, "
+            f"the limit is {max_bytes / 1e6:.0f} MB",
+            "oversized picture",
+        )
+    return image
+
+
+def load(image: Image.Image, name: str = "picture") -> Image.Image:
+    """Decodes all of `image`; BadPicture when its data is broken or ends early."""
+    try:
+        image.load()
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        MemoryError,
+    ) as error:
+        raise BadPicture(f"{name}: broken picture data ({error})", "corrupt picture") from error
+    return image
+
+
+def read_picture(source: Picture, style: str = "transformers", max_bytes: int = MAX_DECODED_BYTES) -> Image.Image:
+    """A decoded picture, oriented and converted as the library named by `style` does for the same input.
+
+    transformers treats files and PIL pictures differently, and so does this. A file (or its bytes) is turned
+    by its EXIF orientation and converted to RGB, which drops transparency (`image_utils.load_image`). A PIL
+    picture is not turned, and transparency is laid on white (`image_transforms.convert_to_rgb`). Arrays are
+    uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], the last laid on white. open_clip keeps the mode until
+    after the crop."""
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_array_rgb(source))
+    if isinstance(source, Image.Image):
+        image = load(source)
+        return image if style == "open_clip" else on_white(image)
+    name = "picture" if isinstance(source, bytes) else os.fspath(source)
+    image = load(open_picture(source, max_bytes), name)
+    if style == "open_clip":
+        return image
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except BROKEN as error:
+        raise BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` as RGB; transparency is dropped."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """`image` as RGB, transparency laid on white (transformers' `convert_to_rgb`)."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return to_rgb(image)
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _array_rgb(array: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        raise UserError(f"picture array of {array.dtype} {array.shape}: expected uint8 [H, W, 1, 3 or 4]")
+    if array.shape[-1] == 4:
+        alpha = array[..., 3:] / 255
+        return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array)
+
+
+def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+    """(height, width) after the resize of `spec`; the longer side is rounded down."""
+    if spec.resize == "none":
+        return height, width
+    if spec.resize == "exact":
+        return spec.target
+    short = spec.target[0]
+    long = int(short * max(height, width) / min(height, width))
+    return (long, short) if width <= height else (short, long)
+
+
+def centre_crop(image: Image.Image, size: tuple[int, int], style: str = "transformers") -> Image.Image:
+    """The middle `size` (height, width) of `image`, padded with zeros where the image is smaller."""
+    if style == "open_clip":
+        left, top = (round((have - want) / 2) for have, want in zip(image.size, size[::-1]))
+        if left < 0 or top < 0:  # torchvision pads to the size first, then crops what is left over
+            left, top = (
+                -((want - have) // 2) if want > have else round((have - want) / 2)
+                for have, want in zip(image.size, size[::-1])
+            )
+    else:
+        # transformers pads ceil((want - have) / 2) in front, which is floor((have - want) / 2) below zero.
+        left, top = ((have - want) // 2 for have, want in zip(image.size, size[::-1]))
+    return image.crop((left, top, left + size[1], top + size[0]))
+
+
+def fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Resize and centre crop of `spec`; RGB of exactly `spec.size`."""
+    height, width = resized_size(image.height, image.width, spec)
+    if spec.resize != "none" and not (spec.style == "open_clip" and image.size == (width, height)):
+        image = image.resize((width, height), RESAMPLING[spec.interpolation])
+    if spec.crop:
+        image = centre_crop(image, spec.size, spec.style)
+    if image.size != spec.size[::-1]:
+        raise UserError(f"picture of {image.height} x {image.width}: the model takes only {spec.size}")
+    return to_rgb(image)
+
+
+@functools.lru_cache(maxsize=16)
+def normal_table(spec: ImageSpec) -> Float32[np.ndarray, "256 3"]:
+    """What each of the 256 values becomes in each channel; one rounding for all pictures, equal to the
+    reference's.
+
+    transformers multiplies in float64 and rounds to float32 before the mean and std; torchvision divides in
+    float32."""
+    values = np.arange(256)
+    if spec.style == "open_clip" and math.isclose(spec.rescale, 1 / 255):
+        scaled = values.astype(np.float32) / np.float32(255)
+    else:
+        scaled = (values.astype(np.float64) * spec.rescale).astype(np.float32)
+    mean, std = (np.asarray(v, np.float32) for v in (spec.mean, spec.std))
+    return (scaled[:, None] - mean) / std
+
+
+def normalize(pixels: UInt8[np.ndarray, "H W 3"], spec: ImageSpec) -> Float32[np.ndarray, "H W 3"]:
+    """Rescaled and normalized pixels."""
+    table = normal_table(spec)
+    out = np.empty(pixels.shape, np.float32)
+    for channel in range(3):
+        np.take(table[:, channel], pixels[..., channel], out=out[..., channel], mode="clip")
+    return out
+
+
+def preprocess(source: Picture, spec: ImageSpec) -> Float32[np.ndarray, "H W 3"]:
+    """One picture as the model takes it in evaluation: decoded in full, fitted, normalized."""
+    return normalize(np.asarray(fit(read_picture(source, spec.style), spec)), spec)

@@ -1,0 +1,117 @@
+"""Pictures and texts to what a model takes: part of the model, saved with it and compared before
+evaluation."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from jvlm.core.errors import ConfigError, UserError, nearest
+from jvlm.data import image_ops
+from jvlm.data.image_spec import ImageSpec
+from jvlm.data.tokenizers import Tokenizer, tokenizer_from_dict, tokenizer_to_dict
+
+__all__ = ["ImageSpec", "Processor", "TextSpec"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """How texts fill `length` tokens: padded with `pad_id` on `padding_side`, cut so that the end tokens
+    stay.
+
+    `clip`: text longer than `length` is cut; otherwise it is an error.
+    """
+
+    length: int
+    pad_id: int
+    padding_side: Literal["right", "left"] = "right"
+    clip: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """A model's preprocessing: `image` and `text` say how, `tokenizer` holds the vocabulary."""
+
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    tokenizer: Tokenizer | None = None
+
+    def images(self, images: Sequence[image_ops.Picture]) -> Float32[np.ndarray, "n H W 3"]:
+        """Pictures (file bytes, paths, PIL pictures or uint8 arrays) as the model takes them.
+
+        They are decoded in full, equal to transformers' Pillow backend. UserError names what cannot be read.
+        """
+        if self.image is None:
+            raise UserError("this model takes no pictures: its directory has no image preprocessing")
+        out = np.empty((len(images), *self.image.size, 3), np.float32)
+        for row, image in zip(out, images):
+            row[:] = image_ops.preprocess(image, self.image)
+        return out
+
+    def texts(self, texts: Sequence[str]) -> Int32[np.ndarray, "m T"]:
+        """Token ids, special tokens included, each row `text.length` long."""
+        if self.text is None or self.tokenizer is None:
+            raise UserError("this model takes no text: its directory has no tokenizer")
+        out = np.full((len(texts), self.text.length), self.text.pad_id, np.int32)
+        for row, text in zip(out, texts):
+            fill(row, self.tokenizer.encode(text), self.text, self.tokenizer.suffix)
+        return out
+
+    def fingerprint(self) -> str:
+        """sha256 over every field and the tokenizer's files: equal means the same arrays for the same
+        input."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the tokenizer's files enter by hash and are kept beside it
+        (`tokenizer.to_files()`)."""
+        return {
+            "image": self.image and _plain(dataclasses.asdict(self.image)),
+            "text": self.text and dataclasses.asdict(self.text),
+            "tokenizer": self.tokenizer and tokenizer_to_dict(self.tokenizer),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> "Processor":
+        """The inverse of `to_dict`; `files` are the tokenizer's, by name (not needed for the bundled
+        vocabulary).
+
+        ConfigError for an unknown field; UserError for a tokenizer file that is missing or has changed.
+        """
+        image, text, tokenizer = (values.get(k) for k in ("image", "text", "tokenizer"))
+        return cls(
+            image=_build(ImageSpec, image) if image else None,
+            text=_build(TextSpec, text) if text else None,
+            tokenizer=tokenizer_from_dict(tokenizer, files or {}) if tokenizer else None,
+        )
+
+
+def fill(row: Int32[np.ndarray, "T"], ids: Sequence[int], spec: TextSpec, suffix: Sequence[int]) -> bool:
+    """Writes `ids` into `row`, which holds padding; returns whether they were cut to fit (`suffix` is
+    kept)."""
+    cut = len(ids) > spec.length
+    if cut and not spec.clip:
+        raise UserError(f"text of {len(ids)} tokens: the model takes {spec.length}; shorten it")
+    if cut:
+        ids = [*ids[: spec.length - len(suffix)], *suffix]
+    if spec.padding_side == "left":
+        row[spec.length - len(ids) :] = ids
+    else:
+        row[: len(ids)] = ids
+    return cut
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _build(cls: type, values: Mapping[str, Any]) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"{cls.__name__} has no field {key!r}: {nearest(key, names)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
