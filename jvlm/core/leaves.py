@@ -34,9 +34,7 @@ class Leaf(abc.ABC):
     def attend(self, x: jax.Array) -> jax.Array:
         return x @ self.materialize().astype(x.dtype).T
 
-    def conv(
-        self, x: jax.Array, strides: Sequence[int], padding: Any, groups: int, dilation: int
-    ) -> jax.Array:
+    def conv(self, x: jax.Array, strides: Sequence[int], padding: Any, groups: int, dilation: int) -> jax.Array:
         return _conv(x, self.materialize().astype(x.dtype), strides, padding, groups, dilation)
 
 

@@ -60,9 +60,7 @@ def lead(axes: int) -> Bijection:
 
 def drop_lead(axes: int) -> Bijection:
     """A published array with `axes` leading axes of size one that ours lacks."""
-    return Bijection(
-        f"drop{axes}", lambda x: (x.reshape(x.shape[axes:]),), lambda x: x.reshape((1,) * axes + x.shape)
-    )
+    return Bijection(f"drop{axes}", lambda x: (x.reshape(x.shape[axes:]),), lambda x: x.reshape((1,) * axes + x.shape))
 
 
 def split(parts: int, transpose: bool) -> Bijection:
@@ -106,9 +104,7 @@ class Reader(Protocol):
     def read(self, name: str, index: Index | None = None) -> np.ndarray: ...
 
 
-def check(
-    rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()
-) -> None:
+def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()) -> None:
     """Raises UserError unless tensors `names`, `rules` and parameters `shapes` (flat) cover each other exactly."""
     ignored = [matcher(pattern) for pattern in ignore]
     have = {name for name in names if not any(match(name) for match in ignored)}
@@ -117,9 +113,7 @@ def check(
     for r in rules:
         for path in r.paths:
             if path not in shapes:
-                raise UserError(
-                    f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}"
-                )
+                raise UserError(f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}")
             covered.add(path)
         wanted.update(published_names(r, shapes))
     if left := sorted(set(shapes) - covered):
@@ -179,7 +173,7 @@ class _Builder:
     dtype: Any
     path: str
 
-    def __call__(self, index: Index) -> np.ndarray:
+    def __call__(self, index: Any) -> np.ndarray:
         if not self.rule.stacked:
             return self._layer(self.rule.name, index, self.shape)
         layers = range(*index[0].indices(self.shape[0]))

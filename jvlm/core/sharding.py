@@ -55,9 +55,7 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
     if len(free) == 1 and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if len(free) > 1 or math.prod(sizes.values()) != len(devices):
-        raise ConfigError(
-            f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most"
-        )
+        raise ConfigError(f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most")
     extents = tuple(sizes[name] for name in AXES)
     return jax.make_mesh(extents, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -70,8 +68,8 @@ def spec(names: Names, shape: Sequence[int], mesh: Mesh, rules: Rules) -> Partit
     used: set[str] = set()
     parts: list[Any] = []
     for name, extent in zip(names, shape, strict=True):
-        wanted = rules.get(name) if name else None
-        axes = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+        wanted = (rules.get(name) if name else None) or ()
+        axes: tuple[str, ...] = (wanted,) if isinstance(wanted, str) else wanted
         axes = tuple(axis for axis in axes if mesh.shape[axis] > 1 and axis not in used)
         if axes and extent % math.prod(mesh.shape[axis] for axis in axes) == 0:
             used.update(axes)

@@ -22,16 +22,14 @@ class SafetensorsReader:
     file.
     """
 
-    def __init__(
-        self, directory: Path, single: str = SINGLE, renames: Sequence[tuple[str, str]] = ()
-    ) -> None:
+    def __init__(self, directory: Path, single: str = SINGLE, renames: Sequence[tuple[str, str]] = ()) -> None:
         self._where: dict[str, tuple[Any, str]] = {}
         for path in _files(directory, single):
             try:
                 handle = safetensors.safe_open(path, framework="numpy")
             except (safetensors.SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
-            for stored in handle.keys():
+            for stored in handle.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                 name = stored
                 for old, new in renames:
                     if name.startswith(old):
@@ -90,9 +88,7 @@ def write(
     files = {k: f"{stem}-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)}
     for k, name in files.items():
         (directory / f"{stem}.{k}.part").replace(directory / name)
-    index = dict(
-        metadata=dict(total_size=total), weight_map={name: files[k] for name, k in weight_map.items()}
-    )
+    index = dict(metadata=dict(total_size=total), weight_map={name: files[k] for name, k in weight_map.items()})
     (directory / f"{single}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return [*files.values(), f"{single}.index.json"]
 

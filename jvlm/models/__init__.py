@@ -47,6 +47,4 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
 def create(config: Mapping[str, Any]) -> nn.Module:
     """The module of `{"family", "variant", **overrides}`. ConfigError names an unknown family, variant or field."""
     family = config.get("family", "?")
-    return build.call(
-        build.lookup(MODELS, family, "model family").create, fields(config), f"model {family!r}"
-    )
+    return build.call(build.lookup(MODELS, family, "model family").create, fields(config), f"model {family!r}")

@@ -25,8 +25,8 @@ def clip(
 ) -> DualEncoder:
     """CLIP (Radford et al., arXiv:2103.00020) from plain fields of its two towers."""
     dtype = jnp.dtype(dtype)
-    shared = dict(act=act, dtype=dtype, scan=scan, remat=remat)
-    vision = dict(pool="cls", pre_norm=True, norm_tokens=False, patch_bias=False, eps=1e-5)
+    shared: dict[str, Any] = dict(act=act, dtype=dtype, scan=scan, remat=remat)
+    vision: dict[str, Any] = dict(pool="cls", pre_norm=True, norm_tokens=False, patch_bias=False, eps=1e-5)
     init = nn.initializers.normal
     return DualEncoder(
         image_tower=ViT(**(vision | shared | image)),

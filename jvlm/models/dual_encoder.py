@@ -1,6 +1,7 @@
 """Two towers into one space, with a learned temperature."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +36,10 @@ class DualEncoder(nn.Module):
     `logit_bias` (softmax), a float initializes it (sigmoid; arXiv:2303.15343 uses 10 and -10).
     """
 
-    image_tower: nn.Module
-    text_tower: nn.Module
-    image_proj: nn.Module | None = None
-    text_proj: nn.Module | None = None
+    image_tower: Any
+    text_tower: Any
+    image_proj: Any = None
+    text_proj: Any = None
     scale_init: float = 1 / 0.07
     bias_init: float | None = None
 
@@ -48,16 +49,14 @@ class DualEncoder(nn.Module):
     ) -> DualOutput:
         zimg = ztxt = None
         if image is not None:
-            pooled = self.image_tower(image, train=train).pooled  # type: ignore[operator] - linen __call__
-            zimg = normalize(self.image_proj(pooled) if self.image_proj is not None else pooled)  # type: ignore[operator]
+            pooled = self.image_tower(image, train=train).pooled
+            zimg = normalize(self.image_proj(pooled) if self.image_proj is not None else pooled)
         if tokens is not None:
-            pooled = self.text_tower(tokens, train=train).pooled  # type: ignore[operator]
-            ztxt = normalize(self.text_proj(pooled) if self.text_proj is not None else pooled)  # type: ignore[operator]
+            pooled = self.text_tower(tokens, train=train).pooled
+            ztxt = normalize(self.text_proj(pooled) if self.text_proj is not None else pooled)
         init = nn.initializers.constant(math.log(self.scale_init))
         scale = jnp.exp(self.param("logit_scale", named(init, ()), (), jnp.float32))
         bias = None
         if self.bias_init is not None:
-            bias = self.param(
-                "logit_bias", named(nn.initializers.constant(self.bias_init), ()), (), jnp.float32
-            )
+            bias = self.param("logit_bias", named(nn.initializers.constant(self.bias_init), ()), (), jnp.float32)
         return DualOutput(zimg=zimg, ztxt=ztxt, scale=scale, bias=bias)

@@ -28,10 +28,12 @@ def siglip(
     image tower's width.
     """
     dtype = jnp.dtype(dtype)
-    shared = dict(act=act, dtype=dtype, scan=scan, remat=remat, eps=1e-6)
+    shared: dict[str, Any] = dict(act=act, dtype=dtype, scan=scan, remat=remat, eps=1e-6)
+    vision: dict[str, Any] = dict(pool="map", class_token=False)
+    tokens: dict[str, Any] = dict(causal=False, pool="last")
     return DualEncoder(
-        image_tower=ViT(**(dict(pool="map", class_token=False) | shared | image)),
-        text_tower=TextTransformer(**(dict(causal=False, pool="last") | shared | text)),
+        image_tower=ViT(**(vision | shared | image)),
+        text_tower=TextTransformer(**(tokens | shared | text)),
         text_proj=Dense(embed_dim or image["width"], ("embed", None), dtype=dtype),
         scale_init=scale_init,
         bias_init=bias_init,
@@ -42,9 +44,7 @@ def _text(size: str, vocab_size: int, length: int = 64) -> dict[str, Any]:
     return dict(SIZES[size], vocab_size=vocab_size, length=length)
 
 
-def _variant(
-    size: str, patch: int, image_size: int, vocab_size: int = 32_000, **fields: Any
-) -> dict[str, Any]:
+def _variant(size: str, patch: int, image_size: int, vocab_size: int = 32_000, **fields: Any) -> dict[str, Any]:
     image = dict(SIZES[size], patch_size=patch, image_size=image_size)
     text = _text(fields.pop("text", size), vocab_size, fields.pop("length", 64))
     return dict(image=image, text=text, **fields)

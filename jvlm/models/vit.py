@@ -106,9 +106,7 @@ class ViT(nn.Module):
         prefix = int(self.class_token)
         if self.class_token:
             init = nn.initializers.normal(0.02)
-            token = self.param(
-                "class_token", named(init, (None, None, "embed")), (1, 1, self.width), jnp.float32
-            )
+            token = self.param("class_token", named(init, (None, None, "embed")), (1, 1, self.width), jnp.float32)
             token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
         if self.posemb == "learned":

@@ -48,9 +48,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, memory: jax.Array | None = None, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, memory: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
         width = x.shape[-1]
         head_dim = self.head_dim or width // self.num_heads
         kv_heads = self.num_kv_heads or self.num_heads

@@ -38,8 +38,8 @@ class Named(struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(names=tuple(names))
 
 
-def named(init: Callable[..., jax.Array], names: Names) -> Callable[..., Named]:
-    """`init` whose result remembers its axis names."""
+def named(init: Callable[..., jax.Array], names: Names) -> Callable[..., Any]:
+    """`init` whose result is a `Named` array; flax unboxes it before a module sees it."""
 
     def boxed(*args: Any, **kwargs: Any) -> Named:
         return Named(value=init(*args, **kwargs), names=names)
@@ -50,9 +50,7 @@ def named(init: Callable[..., jax.Array], names: Names) -> Callable[..., Named]:
 def split(boxed: Any) -> tuple[Params, Params]:
     """A tree with boxes to (plain arrays, names of their axes). An unnamed array gets a None per axis."""
     plain = jax.tree.map(lambda x: x.unbox() if _is_box(x) else x, boxed, is_leaf=_is_box)
-    names = jax.tree.map(
-        lambda x: x.names if isinstance(x, Named) else (None,) * x.ndim, boxed, is_leaf=_is_box
-    )
+    names = jax.tree.map(lambda x: x.names if isinstance(x, Named) else (None,) * x.ndim, boxed, is_leaf=_is_box)
     return plain, names
 
 

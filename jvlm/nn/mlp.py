@@ -22,7 +22,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shared = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
+        shared: dict[str, Any] = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
         y = Dense(self.mlp_dim, axes=("embed", "mlp"), name="up", **shared)(x)
         y = constrain(y, ("batch",) + (None,) * (y.ndim - 2) + ("mlp",))
         y = activation(self.act)(y)

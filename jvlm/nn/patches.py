@@ -28,9 +28,7 @@ class PatchEmbed(nn.Module):
         rows, cols = image.shape[1] // p, image.shape[2] // p
         image = image[:, : rows * p, : cols * p]
         x = einops.rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        return Dense(
-            self.width, axes=("patch", "embed"), use_bias=self.use_bias, dtype=self.dtype, name="proj"
-        )(x)
+        return Dense(self.width, axes=("patch", "embed"), use_bias=self.use_bias, dtype=self.dtype, name="proj")(x)
 
 
 def drop_patches(x: jax.Array, rate: float, rng: jax.Array) -> jax.Array:

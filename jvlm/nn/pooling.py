@@ -13,9 +13,7 @@ from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import LayerNorm
 
 
-def pool_text(
-    x: Float[Array, "B T D"], tokens: Int[Array, "B T"], pool: str, eos_id: int
-) -> Float[Array, "B D"]:
+def pool_text(x: Float[Array, "B T D"], tokens: Int[Array, "B T"], pool: str, eos_id: int) -> Float[Array, "B D"]:
     """The hidden state that stands for a text.
 
     `highest`: at the highest token id (OpenAI CLIP, whose end token is the last of the vocabulary); `eos`: at the

@@ -27,15 +27,15 @@ class Stack(nn.Module):
     unrolled, which runs faster on a CPU and compiles slower. `remat` is a key of `REMAT`.
     """
 
-    block: nn.Module
+    block: Any
     depth: int
     scan: bool = True
     remat: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
-        def body(block: nn.Module, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return block(carry, mask, train), None  # type: ignore[operator] - linen types __call__ loosely
+        def body(block: Any, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return block(carry, mask, train), None
 
         if self.remat != "none":
             policy = lookup(REMAT, self.remat, "remat policy")

@@ -62,7 +62,7 @@ def config(model: DualEncoder) -> dict[str, Any]:
     """CLIPConfig of a model."""
     image: Any = model.image_tower
     text: Any = model.text_tower
-    embed_dim = model.image_proj.features  # type: ignore[union-attr] - CLIP always projects
+    embed_dim = model.image_proj.features
     return dict(
         architectures=["CLIPModel"],
         model_type="clip",
@@ -88,7 +88,7 @@ def config(model: DualEncoder) -> dict[str, Any]:
 
 def rules(model: DualEncoder) -> list[Rule]:
     """The tensor table of CLIPModel."""
-    p = model.image_tower.patch_size  # type: ignore[attr-defined] - a ViT
+    p = model.image_tower.patch_size
     vision, image = "vision_model", "image_tower"
     text, tokens = "text_model", "text_tower"
     return [

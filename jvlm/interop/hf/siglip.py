@@ -51,9 +51,7 @@ def _fields(config: Config, image_size: Any) -> dict[str, Any]:
 def _grid_size(vision: dict[str, Any]) -> int:
     side = math.isqrt(vision["num_patches"])
     if side * side != vision["num_patches"]:
-        raise UserError(
-            f"config.json has num_patches = {vision['num_patches']}; jvlm implements square grids"
-        )
+        raise UserError(f"config.json has num_patches = {vision['num_patches']}; jvlm implements square grids")
     return side * single(vision["patch_size"], "patch_size")
 
 
@@ -78,7 +76,7 @@ def _config(model: DualEncoder, name: str, version: str) -> dict[str, Any]:
             model_type=f"{version}_text_model",
             vocab_size=text.vocab_size,
             max_position_embeddings=text.length,
-            projection_size=model.text_proj.features,  # type: ignore[union-attr] - SigLIP projects texts
+            projection_size=model.text_proj.features,
         ),
         vision_config=dict(
             tower_config(image),
@@ -91,14 +89,14 @@ def _config(model: DualEncoder, name: str, version: str) -> dict[str, Any]:
 def config(model: DualEncoder) -> dict[str, Any]:
     """SiglipConfig of a model."""
     out = _config(model, "SiglipModel", "siglip")
-    out["vision_config"]["image_size"] = unsize(model.image_tower.image_size)  # type: ignore[attr-defined]
+    out["vision_config"]["image_size"] = unsize(model.image_tower.image_size)
     return out
 
 
 def config2(model: DualEncoder) -> dict[str, Any]:
     """Siglip2Config of a model."""
     out = _config(model, "Siglip2Model", "siglip2")
-    rows, cols = model.image_tower.grid  # type: ignore[attr-defined]
+    rows, cols = model.image_tower.grid
     out["vision_config"]["num_patches"] = rows * cols
     return out
 
@@ -136,7 +134,7 @@ _PATCH = ("vision_model.embeddings.patch_embedding.weight", "image_tower/patches
 
 def rules(model: DualEncoder) -> list[Rule]:
     """The tensor table of SiglipModel."""
-    return _rules(rule(*_PATCH, patch(model.image_tower.patch_size)))  # type: ignore[attr-defined] - a ViT
+    return _rules(rule(*_PATCH, patch(model.image_tower.patch_size)))
 
 
 def rules2(model: DualEncoder) -> list[Rule]:

@@ -7,7 +7,7 @@ from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.vit import ViT
 
-_DEFAULTS = dict(
+_DEFAULTS: dict[str, Any] = dict(
     hidden_size=768,
     num_hidden_layers=12,
     num_attention_heads=12,
@@ -46,7 +46,7 @@ def fields(config: Config) -> dict[str, Any]:
 def config(model: ViT) -> dict[str, Any]:
     """ViTConfig of a model."""
     head = model.num_classes is not None
-    out = dict(
+    out: dict[str, Any] = dict(
         architectures=["ViTForImageClassification" if head else "ViTModel"],
         model_type="vit",
         hidden_size=model.width,
