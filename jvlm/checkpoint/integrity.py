@@ -162,9 +162,7 @@ def check_files(
     """
     found = {name: path for name, path in list_files(root).items() if name not in set(skip)}
     wrong = [(name, "missing") for name in records if name not in found]
-    wrong += [
-        (name, "not part of the checkpoint: it was added later") for name in found if name not in records
-    ]
+    wrong += [(name, "not part of the checkpoint: it was added later") for name in found if name not in records]
 
     def compare(name: str) -> tuple[str, str] | None:
         try:

@@ -48,13 +48,9 @@ def check_storable(leaves: Mapping[str, Any]) -> None:
     """Raises UserError naming the first leaf that a checkpoint cannot hold."""
     for name, leaf in leaves.items():
         if not isinstance(leaf, jax.Array):
-            raise UserError(
-                f"leaf {name}: a {type(leaf).__name__}, not a jax.Array; put it on a device or into `meta`"
-            )
+            raise UserError(f"leaf {name}: a {type(leaf).__name__}, not a jax.Array; put it on a device or into `meta`")
         if not is_key(leaf) and leaf.dtype.name not in STORABLE:
-            raise UserError(
-                f"leaf {name}: dtype {leaf.dtype} cannot be stored (Orbax refuses it); convert it first"
-            )
+            raise UserError(f"leaf {name}: dtype {leaf.dtype} cannot be stored (Orbax refuses it); convert it first")
 
 
 def as_stored(leaf: jax.Array) -> jax.Array:
@@ -64,11 +60,7 @@ def as_stored(leaf: jax.Array) -> jax.Array:
 
 def stored_struct(leaf: Any) -> jax.ShapeDtypeStruct:
     """Shape, dtype and sharding in which a wanted leaf is read from disk."""
-    raw = (
-        jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        if is_key(leaf)
-        else leaf
-    )
+    raw = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) if is_key(leaf) else leaf
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
 
@@ -83,9 +75,7 @@ def check_template(wanted: Mapping[str, Any], saved: Mapping[str, LeafRecord], w
     wrong = []
     for name, leaf in wanted.items():
         if name not in saved:
-            wrong.append(
-                f"leaf {name} is not in it ({nearest(name, [n for n in saved if n not in wanted] or saved)})"
-            )
+            wrong.append(f"leaf {name} is not in it ({nearest(name, [n for n in saved if n not in wanted] or saved)})")
         elif tuple(leaf.shape) != saved[name].shape:
             wrong.append(f"leaf {name} has shape {list(saved[name].shape)}, wanted is {list(leaf.shape)}")
         elif str(leaf.dtype) != saved[name].dtype:

@@ -65,9 +65,7 @@ class Checkpoints:
         self._refused: set[int] = set()
         self._restored = self._cleaned = False
 
-    def save(
-        self, step: int, tree: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None
-    ) -> None:
+    def save(self, step: int, tree: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Saves `tree`, a pytree of (sharded) jax arrays, and `meta`, what JSON holds, as `step`.
 
         Returns once the arrays may be donated; the rest happens behind, and an error in it is raised by the

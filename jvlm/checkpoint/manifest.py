@@ -65,9 +65,7 @@ def encode(value: Any, what: str) -> str:
     try:
         return json.dumps(value, default=plain)
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{what} of a checkpoint: {error}; give it numbers, strings, lists and dicts"
-        ) from error
+        raise UserError(f"{what} of a checkpoint: {error}; give it numbers, strings, lists and dicts") from error
 
 
 def write(folder: epath.Path, manifest: Manifest) -> None:

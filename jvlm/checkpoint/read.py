@@ -28,13 +28,11 @@ class Restored(NamedTuple):
     """Why newer steps were refused, one line each; empty when the newest step was good."""
 
 
-def read_step(
-    orbax: ocp.AsyncCheckpointer, template: Any, step: int, folder: epath.Path
-) -> Restored | list[Problem]:
+def read_step(orbax: ocp.AsyncCheckpointer, template: Any, step: int, folder: epath.Path) -> Restored | list[Problem]:
     """Restores `step` into `template`, or says why not. All processes return the same kind of answer.
 
     In this order: the manifest's own digest, every file's digest, structure, shape and dtype against the
-    template, the arrays, their sums. Raises UserError, naming the leaf, when the template is of another state.
+    template, the arrays, their sums. Raises UserError naming the leaf when the template is of another state.
     """
     manifest = manifests.read(folder, step)
     if isinstance(manifest, manifests.Manifest):
@@ -80,7 +78,5 @@ def _agree(step: int, problems: list[Problem]) -> list[Problem]:
         raise UserError(f"the processes see different checkpoints: steps {sorted(set(seen[:, 0].tolist()))}")
     refusing = np.flatnonzero(seen[:, 1])
     if refusing.size and not problems:
-        return [
-            Problem(f"step {step}", f"refused by process {refusing[0]}, whose log names the leaf or file")
-        ]
+        return [Problem(f"step {step}", f"refused by process {refusing[0]}, whose log names the leaf or file")]
     return problems

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 from jvlm.core.errors import ConfigError
 
-Best = tuple[str, Literal["max", "min"]]
-"""A metric and which end of it is better."""
+Best = tuple[str, str]
+"""A metric, and which end of it is better: `max` or `min`."""
 
 
 def check_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:
