@@ -6,6 +6,7 @@ from typing import Any
 
 from jvlm.core.errors import UserError
 from jvlm.core.mapping import Rule
+from jvlm.core.tree import flatten, unflatten
 
 Config = Mapping[str, Any]
 
@@ -54,3 +55,31 @@ def size(value: Any) -> int | tuple[int, int]:
 def unsize(value: int | tuple[int, int]) -> int | list[int]:
     """The inverse of `size`."""
     return value if isinstance(value, int) else list(value)
+
+
+STATE_COLLECTIONS = ("batch_stats",)
+
+
+def variables_flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table's rules see of `{"params": ..., **state}`: parameter paths as they are, paths of state prefixed by
+    their collection (`batch_stats/image_tower/...`).
+    """
+    flat: dict[str, Any] = {}
+    for collection, tree in variables.items():
+        if collection != "params" and collection not in STATE_COLLECTIONS:
+            raise ValueError(f"collection {collection!r} is neither params nor one of {STATE_COLLECTIONS}")
+        prefix = "" if collection == "params" else f"{collection}/"
+        flat |= {prefix + path: leaf for path, leaf in flatten(tree).items()}
+    return flat
+
+
+def variables_nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `variables_flat`: `{"params": ..., **state}`, collections without leaves left out."""
+    out: dict[str, dict[str, Any]] = {"params": {}}
+    for path, leaf in flat.items():
+        head, _, rest = path.partition("/")
+        if head in STATE_COLLECTIONS:
+            out.setdefault(head, {})[rest] = leaf
+        else:
+            out["params"][path] = leaf
+    return {collection: unflatten(leaves) for collection, leaves in out.items()}
