@@ -73,7 +73,7 @@ def spec(names: Names, shape: Sequence[int], mesh: Mesh, rules: Rules) -> Partit
         axes = tuple(axis for axis in axes if mesh.shape[axis] > 1 and axis not in used)
         if axes and extent % math.prod(mesh.shape[axis] for axis in axes) == 0:
             used.update(axes)
-            parts.append(axes if len(axes) > 1 else axes[0])
+            parts.append(axes)
         else:
             parts.append(None)
     while parts and parts[-1] is None:

@@ -1,0 +1,103 @@
+"""The console script `jvlm`: finds the verb, parses, runs, and turns errors into one line and an exit status."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jvlm.core.errors import ConfigError, UserError, nearest
+
+# Verb to what it does; the module jvlm/cli/<verb>.py is imported only when the verb is used.
+VERBS = {
+    "train": "train a model from a configuration; run again with the same workdir to resume",
+    "evaluate": "score a model directory or a workdir",
+    "import": "a published directory into a jvlm directory",
+    "export": "a workdir or directory into a format that other libraries open",
+    "verify": "check that a directory is complete, finite and self-consistent",
+    "embed": "embeddings of pictures and texts",
+    "classify": "zero-shot classes of pictures",
+    "search": "find pictures of a folder by a text or a picture",
+    "data": "look through a dataset before a run; pack a folder or table into shards",
+}
+MODULES = {"import": "import_"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line, naming the nearest valid option or verb."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def _overview() -> str:
+    lines = ["usage: jvlm VERB [options]", "", "Vision-language models in JAX.", "", "verbs:"]
+    lines += [f"  {verb:<10} {text}" for verb, text in VERBS.items()]
+    lines += ["", "`jvlm VERB --help` shows the options and an example."]
+    return "\n".join(lines)
+
+
+def run(verb: str, argv: Sequence[str]) -> int:
+    """Parses `argv` for one verb and runs it; the exit status."""
+    module = importlib.import_module(f"jvlm.cli.{MODULES.get(verb, verb)}")
+    parser = Parser(
+        prog=f"jvlm {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    module.add_arguments(parser)
+    debug = "--debug" in argv
+    try:
+        args, rest = parser.parse_known_args(argv)
+        if hasattr(module, "take_rest"):
+            rest = module.take_rest(args, rest)
+        if rest:
+            known = [option for action in parser._actions for option in action.option_strings]
+            raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")
+        return int(module.run(args) or 0)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"jvlm {verb}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"jvlm {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"jvlm {verb}: {type(error).__name__}: {text[:300]} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def print_json(value: object) -> None:
+    """The one object that `--json` puts on stdout."""
+    print(json.dumps(value))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    verb, *rest = argv
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("jvlm"))
+        return 0
+    if verb not in VERBS:
+        print(f"jvlm: no verb {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
+        return 2
+    return run(verb, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

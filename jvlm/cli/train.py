@@ -1,0 +1,49 @@
+"""Trains a model from a configuration; run again with the same workdir to resume.
+
+example:
+  jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo --config.optimizer.lr=1e-3
+"""
+
+import argparse
+
+from jvlm.core.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE[:arg]", help="configuration file or shipped name")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything of the run is written")
+    parser.add_argument("--json", action="store_true", help="print the final status as one JSON object")
+    parser.epilog = "Any key of the configuration is overridden by --config.KEY=VALUE."
+    parser.set_defaults(overrides=[])
+
+
+def take_rest(args: argparse.Namespace, rest: list[str]) -> list[str]:
+    """Collects `--config.a.b=v` into `args.overrides`; returns what else is left."""
+    args.overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
+    for text in args.overrides:
+        if "=" not in text:
+            raise ConfigError(f"--config.{text} has no value; write --config.{text}=VALUE")
+    return [text for text in rest if not text.startswith("--config.")]
+
+
+def run(args: argparse.Namespace) -> int:
+    from jvlm.train.loop import train
+
+    from jvlm.cli.main import print_json
+    from jvlm.train.config import load_config
+    from jvlm.train.runtime import start
+
+    config = load_config(args.config, args.overrides)
+    start()
+    status = train(config, args.workdir, quiet=args.json)
+    if args.json:
+        print_json(status)
+    return 1 if status["status"] == "failed" else 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from jvlm.cli.main import run as run_verb
+
+    sys.exit(run_verb("train", sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""Configurations: one Python file a run, locked, overridden from the command line key by key."""
+
+import ast
+import importlib.util
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jvlm.core.errors import ConfigError, nearest
+
+REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init")
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The locked configuration of `FILE[:arg]`, with overrides such as `optimizer.lr=1e-3` applied.
+
+    FILE is a path, or the name of a configuration that ships with jvlm. `arg` goes to `get_config`. ConfigError
+    names a missing file, an unknown key with the nearest right one, and a value of another type.
+    """
+    file, _, arg = spec.partition(":")
+    path = _find(file)
+    module_spec = importlib.util.spec_from_file_location(f"jvlm_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file with get_config()")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path} has no get_config()")
+    if arg and not inspect.signature(module.get_config).parameters:
+        raise ConfigError(f"{path} takes no argument, so {spec!r} cannot end in ':{arg}'")
+    config: ConfigDict = module.get_config(arg) if arg else module.get_config()
+    missing = [key for key in REQUIRED if key not in config]
+    if missing:
+        raise ConfigError(f"{path} lacks the key {missing[0]!r}")
+    config.lock()
+    for override in overrides:
+        apply_override(config, override)
+    return config
+
+
+def _find(file: str) -> Path:
+    path = Path(file)
+    if path.is_file():
+        return path
+    shipped = {Path(str(item)).name: Path(str(item)) for item in _shipped()}
+    for name in (path.name, path.name + ".py"):
+        if name in shipped and path.parent in (Path("."), Path("configs")):
+            return shipped[name]
+    raise ConfigError(f"no configuration file {file!r}; {nearest(path.name, shipped)}")
+
+
+def _shipped() -> Iterator[Any]:
+    root = resources.files("jvlm.configs")
+    return (item for item in root.iterdir() if item.name.endswith(".py") and item.name != "__init__.py")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with jvlm."""
+    return sorted(item.name for item in _shipped())
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+    """Sets `key.sub=value` in place; the value is a Python literal, or else a string."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override {override!r} has no '='; write --config.key=value")
+    *parents, last = key.split(".")
+    node: Any = config
+    for depth, part in enumerate([*parents, last]):
+        if not isinstance(node, ConfigDict) or part not in node:
+            where = ".".join(key.split(".")[:depth]) or "the configuration"
+            known = node.keys() if isinstance(node, ConfigDict) else ()
+            raise ConfigError(f"{where} has no key {part!r} (in --config.{key}); {nearest(part, known)}")
+        if depth < len(parents):
+            node = node[part]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    try:
+        node[last] = value
+    except TypeError:
+        old = type(node[last]).__name__
+        raise ConfigError(f"--config.{key}={text} is a {type(value).__name__}, but the key holds a {old}") from None
+
+
+def to_plain(config: Any) -> Any:
+    """Nested dicts, lists and scalars of a configuration, fit for JSON."""
+    if isinstance(config, ConfigDict | Mapping):
+        return {key: to_plain(config[key]) for key in config}
+    if isinstance(config, tuple | list):
+        return [to_plain(item) for item in config]
+    return config

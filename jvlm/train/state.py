@@ -1,0 +1,79 @@
+"""The training state: everything a checkpoint holds besides the position in the data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jvlm.core.sharding import Rules, shard_like, shard_params
+from jvlm.core.types import Batch, Params
+from jvlm.nn.axes import split
+from jvlm.tasks import Task
+from jvlm.train.guard import Guard
+from jvlm.transforms.freeze import partition
+
+
+class TrainState(struct.PyTreeNode):
+    """`params` are trained, `frozen` are not (each None where the other has a leaf), `state` is carried.
+
+    `average` is the exponential moving average of `params`, or None. `guard` watches the loss.
+    """
+
+    step: jax.Array
+    params: Params
+    frozen: Params
+    state: Params
+    opt_state: Any
+    average: Params | None
+    guard: Guard
+
+
+def abstract_variables(task: Task, batch: Batch) -> tuple[Params, Params, Params]:
+    """(parameters, state, names of the parameters' axes), as shapes, for a batch of shapes."""
+    boxed = jax.eval_shape(task.init, jax.random.key(0), batch)
+    params, names = split(boxed.params)
+    return params, split(boxed.state)[0], names
+
+
+def initial_state(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    frozen: tuple[str, ...] = (),
+    average: bool = False,
+    window: int = 128,
+) -> TrainState:
+    """A fresh state for `batch` (shapes suffice). Trace it under jit with `state_shardings`."""
+    example = {key: jnp.zeros(value.shape, value.dtype) for key, value in batch.items()}
+    variables = task.init(rng, example)
+    params, held = partition(split(variables.params)[0], frozen)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        frozen=held,
+        state=split(variables.state)[0],
+        opt_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params) if average else None,
+        guard=Guard.create(window),
+    )
+
+
+def state_shardings(abstract: TrainState, names: Params, mesh: Mesh, rules: Rules) -> TrainState:
+    """The sharding of every array of `abstract`: parameters by their names, the rest by likeness."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    params = shard_params(abstract.params, names, mesh, rules)
+    held = shard_params(abstract.frozen, names, mesh, rules)
+    return TrainState(
+        step=whole,
+        params=params,
+        frozen=held,
+        state=jax.tree.map(lambda _: whole, abstract.state),
+        opt_state=shard_like(abstract.opt_state, abstract.params, params, mesh),
+        average=None if abstract.average is None else params,
+        guard=jax.tree.map(lambda _: whole, abstract.guard),
+    )
