@@ -1,6 +1,7 @@
 """A small training state with everything a checkpoint has to hold, and the means to compare two of them by bits."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def make_state(seed: int, mesh: Mesh) -> dict[str, Any]:
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     params = {"tower": {"kernel": normal(16, 24), "bias": normal(24)}, "head": {"kernel": normal(24, 8)}}
-    rules = {"muon": optax.contrib.muon(0.02), "adamw": optax.adamw(1e-3)}
+    rules: dict[Hashable, optax.GradientTransformation] = {"muon": optax.contrib.muon(0.02), "adamw": optax.adamw(1e-3)}
     label = {"tower": {"kernel": "muon", "bias": "adamw"}, "head": {"kernel": "adamw"}}
     optimizer = optax.multi_transform(rules, label)
     _, moments = optimizer.update(params, optimizer.init(params), params)
