@@ -3,11 +3,12 @@ decoding."""
 
 import functools
 import io
-import math
 import os
+import warnings
 from typing import Literal
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
@@ -19,6 +20,9 @@ MAX_DECODED_BYTES = 2**28
 
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, ArithmeticError)
 """What Pillow's decoders raise on broken files (`UnidentifiedImageError` is an OSError)."""
+
+# The limit of this module is lower and raises; Pillow's warning about the same files would only repeat it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Picture = bytes | str | os.PathLike | Image.Image | np.ndarray
 
@@ -41,23 +45,19 @@ class BadPicture(UserError):
         return type(self), (str(self), self.cause)
 
 
-def open_picture(source: bytes | str | os.PathLike, max_bytes: int = MAX_DECODED_BYTES) -> Image.Image:
+def open_picture(data: bytes, max_bytes: int = MAX_DECODED_BYTES, name: str = "picture") -> Image.Image:
     """The picture with its header read and nothing decoded.
 
     Raises BadPicture when the header is unreadable or promises more than `max_bytes` once decoded.
     """
-    name = "picture" if isinstance(source, bytes) else os.fspath(source)
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture(f"{name}: {error}", "oversized picture") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{name}: no such file") from error
     except BROKEN as error:
         raise BadPicture(f"{name}: not a readable picture ({error})", "corrupt picture") from error
     decoded = image.width * image.height * max(3, len(image.getbands()))
     if decoded > max_bytes:
-        image.close()
         raise BadPicture(
             f"{name}: {image.width} x {image.height} pixels would take {decoded / 1e6:.0f} MB, "
             f"the limit is {max_bytes / 1e6:.0f} MB",
@@ -88,23 +88,31 @@ def read_picture(source: Picture, style: str = "transformers", max_bytes: int = 
     """A decoded picture, oriented and converted as the library named by `style` does for the same input.
 
     transformers treats files and PIL pictures differently, and so does this. A file (or its bytes) is turned
-    by its EXIF orientation and converted to RGB, which drops transparency (`image_utils.load_image`). A PIL
-    picture is not turned, and transparency is laid on white (`image_transforms.convert_to_rgb`). Arrays are
-    uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], the last laid on white. open_clip keeps the mode until
-    after the crop."""
+    by its EXIF orientation and converted to RGB, which drops an alpha channel but lays a transparent colour
+    on white (`image_utils.load_image`, then `convert_to_rgb`). A PIL picture is not turned, and transparency
+    is laid on white (`image_transforms.convert_to_rgb`). Arrays are uint8 [H, W], [H, W, 1], [H, W, 3] or [H,
+    W, 4], the last laid on white. open_clip keeps the mode until after the crop."""
     if isinstance(source, np.ndarray):
         return Image.fromarray(_array_rgb(source))
     if isinstance(source, Image.Image):
         image = load(source)
         return image if style == "open_clip" else on_white(image)
-    name = "picture" if isinstance(source, bytes) else os.fspath(source)
-    image = load(open_picture(source, max_bytes), name)
+    data, name = (source, "picture") if isinstance(source, bytes) else (read_bytes(source), os.fspath(source))
+    image = load(open_picture(data, max_bytes, name), name)
     if style == "open_clip":
         return image
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        return on_white(to_rgb(ImageOps.exif_transpose(image)))
     except BROKEN as error:
         raise BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """A file's content, local or `gs://`; UserError when it is not there."""
+    try:
+        return epath.Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{os.fspath(path)}: no such file") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -169,29 +177,26 @@ def fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
     return to_rgb(image)
 
 
-@functools.lru_cache(maxsize=16)
-def normal_table(spec: ImageSpec) -> Float32[np.ndarray, "256 3"]:
-    """What each of the 256 values becomes in each channel; one rounding for all pictures, equal to the
-    reference's.
-
-    transformers multiplies in float64 and rounds to float32 before the mean and std; torchvision divides in
-    float32."""
-    values = np.arange(256)
-    if spec.style == "open_clip" and math.isclose(spec.rescale, 1 / 255):
-        scaled = values.astype(np.float32) / np.float32(255)
-    else:
-        scaled = (values.astype(np.float64) * spec.rescale).astype(np.float32)
-    mean, std = (np.asarray(v, np.float32) for v in (spec.mean, spec.std))
-    return (scaled[:, None] - mean) / std
+@functools.lru_cache(maxsize=64)
+def _row(values: tuple[float, float, float], width: int) -> Float32[np.ndarray, "V"]:
+    return np.tile(np.asarray(values, np.float32), width)
 
 
 def normalize(pixels: UInt8[np.ndarray, "H W 3"], spec: ImageSpec) -> Float32[np.ndarray, "H W 3"]:
-    """Rescaled and normalized pixels."""
-    table = normal_table(spec)
-    out = np.empty(pixels.shape, np.float32)
-    for channel in range(3):
-        np.take(table[:, channel], pixels[..., channel], out=out[..., channel], mode="clip")
-    return out
+    """Rescaled and normalized pixels, equal to the bit with both libraries.
+
+    transformers multiplies by `rescale` in float64 and rounds to float32, torchvision divides by 255 in float32; for
+    1/255 the two agree on all 256 values. Whole rows at a time are ten times as fast as broadcasting over channels.
+    """
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, width * 3)
+    if spec.rescale == 1 / 255:
+        out = np.divide(rows, np.float32(255), dtype=np.float32)
+    else:
+        out = (rows * np.float64(spec.rescale)).astype(np.float32)
+    out -= _row(spec.mean, width)
+    out /= _row(spec.std, width)
+    return out.reshape(pixels.shape)
 
 
 def preprocess(source: Picture, spec: ImageSpec) -> Float32[np.ndarray, "H W 3"]:

@@ -53,12 +53,16 @@ class ImageSpec:
         return (min(self.size), min(self.size)) if self.resize == "shortest" else self.size
 
     @classmethod
-    def clip(cls, side: int = 224, **changes: Any) -> "ImageSpec":
-        """CLIP's published preprocessing: shorter side to `side`, bicubic, centre crop."""
+    def clip(cls, size: int | tuple[int, int] = 224, **changes: Any) -> "ImageSpec":
+        """CLIP's published preprocessing: shorter side to `size`, bicubic, centre crop."""
         defaults = {"resize": "shortest", "crop": True, "mean": CLIP_MEAN, "std": CLIP_STD}
-        return cls(size=(side, side), **(defaults | changes))
+        return cls(size=_pair(size), **(defaults | changes))
 
     @classmethod
-    def siglip(cls, side: int = 224, **changes: Any) -> "ImageSpec":
-        """SigLIP's published preprocessing: squashed to `side`, bicubic, to -1..1."""
-        return cls(size=(side, side), **changes)
+    def siglip(cls, size: int | tuple[int, int] = 224, **changes: Any) -> "ImageSpec":
+        """SigLIP's published preprocessing: squashed to `size`, bicubic, to -1..1."""
+        return cls(size=_pair(size), **changes)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
