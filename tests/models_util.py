@@ -49,3 +49,9 @@ def tiny(family: str, **overrides: Any) -> dict[str, Any]:
     from jvlm.core.build import merge
 
     return {"family": family, **merge(models.MODELS[family].tiny, overrides)}
+
+
+def abstract(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(shapes of a model's variables, axis names) without allocating anything."""
+    boxed = jax.eval_shape(model.init, jax.random.key(0), **inputs(model, batch=1))
+    return split(dict(boxed))

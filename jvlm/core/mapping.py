@@ -7,7 +7,7 @@ both are total: an unmapped tensor, a rule that matches nothing and a leftover p
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -96,6 +96,7 @@ def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
     return [replace(r, name=name + r.name, paths=tuple(path + p for p in r.paths)) for r in rules]
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Random access to published tensors."""
 
@@ -182,7 +183,11 @@ class _Builder:
         out = np.empty((len(names), *first.shape), first.dtype)
         out[0] = first
         for at, name in enumerate(names[1:], 1):
-            out[at] = self._layer(name, index[1:], self.shape[1:])
+            layer = self._layer(name, index[1:], self.shape[1:])
+            # Layers of two precisions make a stack of the wider one: nothing is rounded without a word.
+            if layer.dtype != out.dtype:
+                out = out.astype(np.promote_types(out.dtype, layer.dtype))
+            out[at] = layer
         return out
 
     def _layer(self, name: str, index: Index, shape: tuple[int, ...]) -> np.ndarray:
@@ -190,13 +195,16 @@ class _Builder:
         if region is not None and self.reader.shape(name) == region(shape):
             array = self.rule.fn.load(self.reader.read(name, region(index)))[0]
         else:
-            whole = self.rule.fn.load(self.reader.read(name))[self.position]
-            if whole.shape != shape:
+            try:
+                whole = self.rule.fn.load(self.reader.read(name))[self.position]
+            except ValueError:  # a reshape, a split or a transpose of what has another shape
+                whole = None
+            if whole is None or whole.shape != shape:
                 raise UserError(
                     f"the tensor {name!r} has shape {self.reader.shape(name)}, "
                     f"but {self.path!r} needs {shape}: the configuration and the weights disagree"
                 )
-            array = whole[index]
+            array = np.asarray(whole[index])
         return array if self.dtype is None else array.astype(self.dtype)
 
 
@@ -206,6 +214,6 @@ def save(rules: Sequence[Rule], flat: Mapping[str, Any]) -> Iterator[tuple[str, 
         arrays = [np.asarray(flat[path]) for path in r.paths]
         if r.stacked:
             for layer, name in enumerate(published_names(r, flat)):
-                yield name, np.ascontiguousarray(r.fn.save(*(array[layer] for array in arrays)))
+                yield name, np.asarray(r.fn.save(*(array[layer] for array in arrays)), order="C")
         else:
-            yield r.name, np.ascontiguousarray(r.fn.save(*arrays))
+            yield r.name, np.asarray(r.fn.save(*arrays), order="C")

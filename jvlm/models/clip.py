@@ -3,12 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jvlm.models.dual_encoder import DualEncoder
 from jvlm.models.text import TextTransformer
 from jvlm.models.vit import SIZES, ViT
-from jvlm.nn.dense import Dense
+from jvlm.nn.dense import Dense, normal
 
 
 def clip(
@@ -27,15 +26,14 @@ def clip(
     dtype = jnp.dtype(dtype)
     shared: dict[str, Any] = dict(act=act, dtype=dtype, scan=scan, remat=remat)
     vision: dict[str, Any] = dict(pool="cls", pre_norm=True, norm_tokens=False, patch_bias=False, eps=1e-5)
-    init = nn.initializers.normal
     return DualEncoder(
         image_tower=ViT(**(vision | shared | image)),
         text_tower=TextTransformer(**(shared | text)),
         image_proj=Dense(
-            embed_dim, ("embed", None), use_bias=False, dtype=dtype, kernel_init=init(image["width"] ** -0.5)
+            embed_dim, ("embed", None), use_bias=False, dtype=dtype, kernel_init=normal(image["width"] ** -0.5)
         ),
         text_proj=Dense(
-            embed_dim, ("embed", None), use_bias=False, dtype=dtype, kernel_init=init(text["width"] ** -0.5)
+            embed_dim, ("embed", None), use_bias=False, dtype=dtype, kernel_init=normal(text["width"] ** -0.5)
         ),
         scale_init=scale_init,
         bias_init=bias_init,

@@ -1,5 +1,6 @@
 """Dense layers and embeddings: the kernels of the library, all 2-D, multiplied by `core/leaves.py`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ from jvlm.core.sharding import Names
 from jvlm.nn.axes import named
 
 Initializer = nn.initializers.Initializer
+
+# Cached, so that two modules built from the same fields are equal: flax compares initializers by identity.
+normal = functools.cache(nn.initializers.normal)
 
 
 class Dense(nn.Module):
