@@ -15,13 +15,14 @@ relative precision.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jvlm.core.types import Array
-from jvlm.losses.similarity import inner_product
+from jvlm.losses.similarity import Similarity, inner_product
 
 MAX_SCALE = 100.0
 """CLIP, arXiv:2103.00020, section 2.5: logits are scaled by at most 100."""
@@ -53,45 +54,54 @@ def softplus(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
+def zero_absent(z: jax.Array, present: jax.Array) -> jax.Array:
+    """`z` [n, ...] with absent rows zero, so that what they hold, even if not finite, reaches no product."""
+    return jnp.where(present.reshape(-1, *[1] * (z.ndim - 1)), z, jnp.zeros((), z.dtype))
+
+
 def softmax_loss(
-    zimg: Float[Array, "N E"],
+    zimg: Float[Array, "N *image"],
     ztxt: Float[Array, "N E"],
     scale: Float[Array, ""],
     *,
     labels: Int[Array, "N"] | None = None,
     weights: Float[Array, "N"] | None = None,
+    similarity: Similarity = inner_product,
+    dot_dtype: Any = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Symmetric InfoNCE (CLIP, arXiv:2103.00020, figure 3) over all N x N pairs; returns (sum, sum of
     weights).
 
-    `zimg`, `ztxt` have unit norm, `scale` is `clipped_scale(...)`. With L = scale * zimg ztxt^T, image i
-    owes the mean over its positives j of -log softmax(L[i])[j], text j the same along its column, and the
-    sum is sum_i weights[i] (image_i + text_i) / 2, in nats.
+    `zimg`, `ztxt` have unit norm along their last axis, `scale` is `clipped_scale(...)`. With L = scale *
+    similarity(zimg, ztxt), image i owes the mean over its positives j of -log softmax(L[i])[j], text j the
+    same along its column, and the sum is sum_i weights[i] (image_i + text_i) / 2, in nats.
     """
     zimg, ztxt, positive, negative, weights = _pairs(zimg, ztxt, labels, weights)
-    logits = scale * inner_product(zimg, ztxt)  # [N, N]
+    logits = scale * similarity(zimg, ztxt, dot_dtype)  # [N, N]
     losses = (_rows(logits, positive, negative) + _rows(logits.T, positive, negative)) / 2
     return jnp.sum(weights * jnp.where(weights > 0, losses, 0.0)), jnp.sum(weights)
 
 
 def sigmoid_loss(
-    zimg: Float[Array, "N E"],
+    zimg: Float[Array, "N *image"],
     ztxt: Float[Array, "N E"],
     scale: Float[Array, ""],
     bias: Float[Array, ""],
     *,
     labels: Int[Array, "N"] | None = None,
     weights: Float[Array, "N"] | None = None,
+    similarity: Similarity = inner_product,
+    dot_dtype: Any = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """SigLIP's loss (arXiv:2303.15343, equation 2) over all N x N pairs; returns (sum, sum of weights).
 
-    `zimg`, `ztxt` have unit norm, `scale` is `clipped_scale(...)`. With L = scale * zimg ztxt^T + bias and
-    z = +1 for positives, -1 otherwise, a pair of present i, j costs -log sigmoid(z L[i, j]), half owned by
-    image i and half by text j: it is multiplied by (weights[i] + weights[j]) / 2. Dividing by the sum of
-    weights is the paper's division by the batch.
+    `zimg`, `ztxt` have unit norm along their last axis, `scale` is `clipped_scale(...)`. With L = scale *
+    similarity(zimg, ztxt) + bias and z = +1 for positives, -1 otherwise, a pair of present i, j costs -log
+    sigmoid(z L[i, j]), half owned by image i and half by text j: it is multiplied by (weights[i] +
+    weights[j]) / 2. Dividing by the sum of weights is the paper's division by the batch.
     """
     zimg, ztxt, positive, negative, weights = _pairs(zimg, ztxt, labels, weights)
-    logits = scale * inner_product(zimg, ztxt) + bias  # [N, N]
+    logits = scale * similarity(zimg, ztxt, dot_dtype) + bias  # [N, N]
     losses = softplus(jnp.where(positive, -logits, logits))
     share = (weights[:, None] + weights[None, :]) / 2
     return jnp.sum(jnp.where(positive | negative, share * losses, 0.0)), jnp.sum(weights)
@@ -105,13 +115,11 @@ def _pairs(zimg, ztxt, labels, weights):
     present = weights > 0
     both = present[:, None] & present[None, :]
     same = labels[:, None] == labels[None, :]
-    zimg, ztxt = (jnp.where(present[:, None], z, 0.0).astype(jnp.float32) for z in (zimg, ztxt))
+    zimg, ztxt = (zero_absent(z.astype(jnp.float32), present) for z in (zimg, ztxt))
     return zimg, ztxt, both & same, both & ~same, weights
 
 
-def _rows(
-    logits: Float[Array, "N N"], positive: Bool[Array, "N N"], negative: Bool[Array, "N N"]
-) -> Float[Array, "N"]:
+def _rows(logits: Float[Array, "N N"], positive: Bool[Array, "N N"], negative: Bool[Array, "N N"]) -> Float[Array, "N"]:
     """Mean over a row's positives of -log softmax, in two terms that do not cancel.
 
     softplus(lse(negatives) - lse(positives)) raises the positives together above the negatives;

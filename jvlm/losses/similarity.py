@@ -10,11 +10,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-Similarity = Callable[[jax.Array, jax.Array, jnp.dtype | None], jax.Array]
+Similarity = Callable[[jax.Array, jax.Array, DTypeLike | None], jax.Array]
 
 
-def _inner_product(zimg: jax.Array, ztxt: jax.Array, dot_dtype: jnp.dtype | None = None) -> jax.Array:
+def _inner_product(zimg: jax.Array, ztxt: jax.Array, dot_dtype: DTypeLike | None = None) -> jax.Array:
     """Inner products [n, m] of `zimg` [n, E] and `ztxt` [m, E].
 
     The gradient is written out because that of a product with bfloat16 factors would itself be rounded to
@@ -38,7 +39,7 @@ inner_product = jax.custom_vjp(_inner_product, nondiff_argnums=(2,))
 inner_product.defvjp(_forward, _backward)
 
 
-def max_over_queries(zimg: jax.Array, ztxt: jax.Array, dot_dtype: jnp.dtype | None = None) -> jax.Array:
+def max_over_queries(zimg: jax.Array, ztxt: jax.Array, dot_dtype: DTypeLike | None = None) -> jax.Array:
     """Largest inner product over an image's queries, zimg [n, Q, E] (BLIP-2, arXiv:2301.12597, section
     3.2)."""
     n, queries, width = zimg.shape
@@ -46,7 +47,7 @@ def max_over_queries(zimg: jax.Array, ztxt: jax.Array, dot_dtype: jnp.dtype | No
     return jnp.max(flat.reshape(n, queries, ztxt.shape[0]), axis=1)
 
 
-def _product(spec: str, a: jax.Array, b: jax.Array, dot_dtype: jnp.dtype | None) -> jax.Array:
+def _product(spec: str, a: jax.Array, b: jax.Array, dot_dtype: DTypeLike | None) -> jax.Array:
     dtype = jnp.dtype(jnp.float32 if dot_dtype is None else dot_dtype)
     # A TPU rounds float32 factors to bfloat16 unless told otherwise.
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT

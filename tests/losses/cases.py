@@ -1,5 +1,6 @@
 """Contrastive batches for the tests, and the mean loss with its gradients."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -35,13 +36,18 @@ def make_case(count, scale, bias=0.0, solved=False, labels=False, weights=False,
     )
 
 
-def value_and_grads(loss, case: Case, bias: bool = True):
-    """Mean loss and its gradients for both embeddings, scale and, where the loss has one, bias."""
-
+@lru_cache(maxsize=8)
+def _compiled(loss, bias: bool):
     def mean(zimg, ztxt, scale, *rest):
-        total, weight = loss(zimg, ztxt, scale, *rest, labels=case.labels, weights=case.weights)
+        *rest, labels, weights = rest
+        total, weight = loss(zimg, ztxt, scale, *rest, labels=labels, weights=weights)
         return total / jnp.maximum(weight, 1e-6)
 
-    args = (case.zimg, case.ztxt, case.scale, *([case.bias] if bias else []))
-    value, grads = jax.jit(jax.value_and_grad(mean, argnums=tuple(range(len(args)))))(*args)
+    return jax.jit(jax.value_and_grad(mean, argnums=tuple(range(4 if bias else 3))))
+
+
+def value_and_grads(loss, case: Case, bias: bool = True):
+    """Mean loss and its gradients for both embeddings, scale and, where the loss has one, bias."""
+    scalars = (case.scale, case.bias) if bias else (case.scale,)
+    value, grads = _compiled(loss, bias)(case.zimg, case.ztxt, *scalars, case.labels, case.weights)
     return float(value), [np.asarray(g) for g in grads]
