@@ -77,7 +77,8 @@ def test_geometry_mirrors_shifts_and_turns_about_the_centre():
     mirrored = change_geometry(image, Augment(flip=1.0), rng())
     np.testing.assert_array_equal(np.asarray(mirrored), np.asarray(image)[:, ::-1])
     barely = Augment(flip=1.0, zoom=(1.0, 1.0 + 1e-9))
-    np.testing.assert_array_equal(np.asarray(change_geometry(image, barely, rng())), np.asarray(mirrored))
+    resampled = np.asarray(change_geometry(image, barely, rng()), np.int16)
+    assert np.abs(resampled - np.asarray(mirrored)).max() <= 1  # bilinear weights round down
     dot = Image.new("RGB", (33, 33))
     dot.putpixel((16, 16), (255, 255, 255))
     turned = np.asarray(change_geometry(dot, Augment(rotate=180, zoom=(1.0, 1.001)), rng()))

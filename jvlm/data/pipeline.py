@@ -1,0 +1,203 @@
+"""Batches for training and evaluation, read through grain.
+
+The position in the data is one integer, the number of samples consumed by all processes together. What stands at a
+position depends on the seed alone, so a run resumes anywhere, on any number of processes and workers.
+"""
+
+import collections
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int
+
+from jvlm.core.errors import ConfigError, UserError
+from jvlm.data import shuffle
+from jvlm.data.augment import Augment
+from jvlm.data.batches import Bad, BatchMaker
+from jvlm.data.image_ops import MAX_DECODED_BYTES
+from jvlm.data.mixture import Mixture
+from jvlm.data.processor import Processor
+from jvlm.data.sources import Source
+
+FOREVER = 2**48
+SHOWN = 3
+
+
+class BatchIterator(Iterator[dict[str, np.ndarray]]):
+    """This process's part of each global batch, as numpy arrays.
+
+    `position`: samples consumed so far by all processes. `counters`: bad samples of this process by cause, exact for
+    the batches handed out. Both go into a checkpoint; `make_train_iterator` takes them back.
+    """
+
+    def __init__(
+        self, batches: Iterator[Any], position: int, batch_size: int, counters: Mapping[str, int],
+        max_bad: float, min_bad: int, seen: int,
+    ):  # fmt: skip
+        self.position = position
+        self.counters: dict[str, int] = dict(counters)
+        self._batches, self._batch_size = batches, batch_size
+        self._max_bad, self._min_bad, self._seen = max_bad, min_bad, seen
+        self._first: list[Bad] = []
+        # Also at exit: worker processes that outlive the interpreter's modules leave shared memory behind.
+        self._finalizer = weakref.finalize(self, getattr(batches, "close", lambda: None))
+
+    def close(self) -> None:
+        """Ends worker processes and threads; called on its own when the iterator is dropped."""
+        self._finalizer()
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        self._count(batch.pop("bad"), len(batch["weight"]))
+        self.position += self._batch_size
+        # Worker processes hand over shared memory. What callers keep (indices, labels) must not pin it.
+        return {k: v if k == "image" else np.array(v) for k, v in batch.items()}
+
+    def _count(self, bad: Sequence[Bad], size: int) -> None:
+        self._seen += size
+        for one in bad:
+            self.counters[one.cause] = self.counters.get(one.cause, 0) + 1
+        self._first += bad[: SHOWN - len(self._first)]
+        total = sum(self.counters.values())
+        if bad and total >= self._min_bad and total > self._max_bad * self._seen:
+            causes = ", ".join(f"{n} {cause}" for cause, n in sorted(self.counters.items()))
+            first = "; ".join(one.message for one in self._first)
+            raise UserError(
+                f"{total} of {self._seen} samples are bad ({causes}), more than {self._max_bad:.1%}; the first: "
+                f"{first}; repair them (jvlm data check lists them) or raise max_bad"
+            )
+
+
+def make_train_iterator(
+    source: Source,
+    processor: Processor,
+    *,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int | None = None,
+    augment: Augment | None = Augment(),  # noqa: B008 (frozen)
+    group: str | Int[np.ndarray, "n"] | None = None,
+    label: bool = False,
+    counters: Mapping[str, int] | None = None,
+    max_bad: float = 0.05,
+    min_bad: int = 32,
+    prefetch_bytes: int = 2**28,
+    block_bytes: int = shuffle.BLOCK_BYTES,
+    window_blocks: int = shuffle.WINDOW_BLOCKS,
+    max_image_bytes: int = MAX_DECODED_BYTES,
+) -> BatchIterator:
+    """Shuffled batches without end: `image` [b, H, W, 3], `tokens` [b, T], `weight` [b], `index` [b] (, `label` [b]).
+
+    `batch_size` is global; this process gets its contiguous part of each batch. With `workers` processes, or with
+    `threads` threads when 0, the order is the same. `group` (a key of `extra`, or a number per sample) keeps samples of
+    a group out of each other's batches; the order then depends on `batch_size` as well. Bad samples have weight 0;
+    from `min_bad` on, more than the fraction `max_bad` of them is a UserError.
+    """
+    order = make_order(source, seed, batch_size, group, block_bytes, window_blocks)
+    local = _share(batch_size, process_count)
+    maker = BatchMaker(
+        source, processor, order, batch_size, process_index * local, local, position,
+        seed=seed, augment=augment, label=label, max_bytes=max_image_bytes,
+    )  # fmt: skip
+    batches = _read(maker, FOREVER, workers, threads, prefetch_bytes)
+    seen = position // process_count if counters else 0
+    return BatchIterator(batches, position, batch_size, counters or {}, max_bad, min_bad, seen)
+
+
+def make_eval_iterator(
+    source: Source,
+    processor: Processor,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int | None = None,
+    label: bool = False,
+    captions: int = 1,
+    max_bad: float = 0.05,
+    min_bad: int = 32,
+    prefetch_bytes: int = 2**28,
+    max_image_bytes: int = MAX_DECODED_BYTES,
+) -> BatchIterator:
+    """All samples once, in order, exactly as the model's processor makes them; the last batch is filled with weight 0.
+
+    Filling rows have index -1. `captions=c` above 1 gives the first c captions of each sample, `tokens` [b, c, T], and
+    `caption_weight` [b, c]. Every process gets the same number of batches.
+    """
+    local = _share(batch_size, process_count)
+    maker = BatchMaker(
+        source, processor, shuffle.Sequential(len(source)), batch_size, process_index * local, local,
+        stop=len(source), label=label, captions=captions, max_bytes=max_image_bytes,
+    )  # fmt: skip
+    batches = _read(maker, -(-len(source) // batch_size), workers, threads, prefetch_bytes)
+    return BatchIterator(batches, 0, batch_size, {}, max_bad, min_bad, 0)
+
+
+def make_order(
+    source: Source,
+    seed: int,
+    batch_size: int,
+    group: str | Int[np.ndarray, "n"] | None = None,
+    block_bytes: int = shuffle.BLOCK_BYTES,
+    window_blocks: int = shuffle.WINDOW_BLOCKS,
+) -> shuffle.Order:
+    """Which sample stands at which position."""
+    if group is not None:
+        groups = group_numbers(source, group) if isinstance(group, str) else group
+        if len(groups) != len(source):
+            raise ConfigError(f"{len(groups)} group numbers for {len(source)} samples: give one each")
+        return shuffle.Grouped(groups, batch_size, seed)
+    if isinstance(source, Mixture):
+        parts = enumerate(source.sources)
+        return source.order(
+            [make_order(s, shuffle.mix(seed, i), batch_size, None, block_bytes, window_blocks) for i, s in parts]
+        )
+    block = shuffle.block_size(source.sample_bytes, block_bytes)
+    return shuffle.Shuffled(len(source), seed, block, window_blocks)
+
+
+def group_numbers(source: Source, key: str) -> Int[np.ndarray, "n"]:
+    """A number for each distinct `extra[key]`; reads the whole source once. UserError where the key is missing."""
+    numbers: dict[str, int] = collections.defaultdict(lambda: len(numbers))
+    out = np.empty(len(source), np.int64)
+    for i in range(len(source)):
+        sample = source[i]
+        if key not in sample.extra:
+            raise UserError(f"{sample.key or i}: no {key!r} to group by, only {sorted(sample.extra)}")
+        out[i] = numbers[str(sample.extra[key])]
+    return out
+
+
+def _share(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise ConfigError(f"batch_size={batch_size} does not divide among {process_count} processes")
+    return batch_size // process_count
+
+
+def _read(
+    maker: Callable[[int], dict[str, Any]], count: int, workers: int, threads: int | None, prefetch_bytes: int
+) -> Iterator[Any]:
+    size = sum(v.nbytes for v in maker.empty().values()) if isinstance(maker, BatchMaker) else 1
+    ahead = max(1, prefetch_bytes // max(1, size))
+    threads = min(ahead, threads or min(16, os.cpu_count() or 1)) if not workers else 1
+    dataset = grain.MapDataset.range(count).map(maker)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(ahead, 64))
+    if workers:
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    stream = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which only absl's own launcher parses
+        each = max(1, min(16, ahead // workers))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each))
+    return iter(stream)
