@@ -36,6 +36,8 @@ IDENTITY = Bijection("identity", lambda x: (x,), lambda x: x, region=lambda inde
 TRANSPOSE = Bijection("transpose", lambda x: (x.T,), lambda x: x.T, region=lambda index: index[::-1])
 CONV = Bijection("conv", lambda x: (x.transpose(2, 3, 1, 0),), lambda x: x.transpose(3, 2, 0, 1))
 """torch's [out, in, h, w] to ours [h, w, in, out]."""
+POINTWISE = Bijection("pointwise", lambda x: (x.reshape(x.shape[:2]).T,), lambda x: x.T[:, :, None, None])
+"""torch's [out, in, 1, 1] to ours [in, out]."""
 
 
 def patch(patch_size: int, channels: int = 3) -> Bijection:
@@ -91,6 +93,11 @@ def rule(name: str, paths: str | tuple[str, ...], fn: Bijection = IDENTITY) -> R
     return Rule(name, (paths,) if isinstance(paths, str) else paths, fn)
 
 
+def constant(name: str, value: np.ndarray) -> Rule:
+    """A published tensor that carries nothing: `value` where it is written, skipped (or absent) where it is read."""
+    return Rule(name, (), Bijection("constant", lambda _: (), lambda: value))
+
+
 def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
     """The same rules with a prefix on the published names and one on our paths."""
     return [replace(r, name=name + r.name, paths=tuple(path + p for p in r.paths)) for r in rules]
@@ -109,6 +116,7 @@ def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str]
     """Raises UserError unless tensors `names`, `rules` and parameters `shapes` (flat) cover each other exactly."""
     ignored = [matcher(pattern) for pattern in ignore]
     have = {name for name in names if not any(match(name) for match in ignored)}
+    have -= {r.name for r in rules if not r.paths}
     wanted: set[str] = set()
     covered: set[str] = set()
     for r in rules:
@@ -116,7 +124,8 @@ def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str]
             if path not in shapes:
                 raise UserError(f"rule {r.name!r} writes {path!r}, which the model lacks; {nearest(path, shapes)}")
             covered.add(path)
-        wanted.update(published_names(r, shapes))
+        if r.paths:
+            wanted.update(published_names(r, shapes))
     if left := sorted(set(shapes) - covered):
         raise UserError(f"no rule covers the parameter {left[0]!r}" + _more(left))
     if missing := sorted(wanted - have):

@@ -1,6 +1,7 @@
 """Safetensors directories: read tensor by tensor or slice by slice, written in shards of bounded size."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ SHARD_BYTES = 2_000_000_000
 class SafetensorsReader:
     """Random access to the tensors of a directory: one file, or shards with an index.
 
-    `renames` rewrites older name prefixes to current ones. Raises UserError for a missing, truncated or unindexed
-    file.
+    `renames` are pairs (regular expression, replacement), applied in turn to every name. Raises UserError for a
+    missing, truncated or unindexed file.
     """
 
     def __init__(self, directory: Path, single: str = SINGLE, renames: Sequence[tuple[str, str]] = ()) -> None:
@@ -32,8 +33,7 @@ class SafetensorsReader:
             for stored in handle.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                 name = stored
                 for old, new in renames:
-                    if name.startswith(old):
-                        name = new + name[len(old) :]
+                    name = re.sub(old, new, name)
                 self._where[name] = (handle, stored)
 
     def names(self) -> Iterable[str]:

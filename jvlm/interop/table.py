@@ -17,7 +17,7 @@ class Table:
 
     `fields` reads a published configuration into the family's fields; `config` writes a model's configuration;
     `rules` gives the tensor table of a model. `ignore` are tensor patterns that carry no information (buffers),
-    `renames` (older prefix, current prefix) pairs applied to names that are read.
+    `renames` (regular expression, replacement) pairs that turn older names into current ones when they are read.
     """
 
     family: str

@@ -26,3 +26,37 @@ class LayerNorm(nn.Module):
         centered = x - mean
         y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.eps)
         return (y * scale + bias).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over every axis but the last (Ioffe and Szegedy, arXiv:1502.03167).
+
+    Running statistics are state: `mean` and `var` in the collection `batch_stats`, used in evaluation and, with
+    `train`, moved towards those of the batch by `1 - momentum`. Under a sharded batch the statistics are global.
+    """
+
+    eps: float = 1e-3
+    momentum: float = 0.99
+    axis: str | None = "embed"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        width = x.shape[-1]
+        ones, zeros = (named(init(), (self.axis,)) for init in (nn.initializers.ones_init, nn.initializers.zeros_init))
+        scale = self.param("scale", ones, (width,), jnp.float32)
+        bias = self.param("bias", zeros, (width,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", zeros, None, (width,), jnp.float32)
+        var = self.variable("batch_stats", "var", ones, None, (width,), jnp.float32)
+        x = x.astype(jnp.float32)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            batch_mean = x.mean(axes)
+            batch_var = jnp.square(x - batch_mean).mean(axes)
+            if not self.is_initializing():
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+                var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        else:
+            batch_mean, batch_var = mean.value, var.value
+        y = (x - batch_mean) * jax.lax.rsqrt(batch_var + self.eps)
+        return (y * scale + bias).astype(self.dtype)

@@ -145,6 +145,76 @@ def vit_case(head: bool, **fields: Any) -> Case:
     return Case("vit", cls, config, vit_reference, vit_ours)
 
 
+def padded(model: Any) -> dict[str, np.ndarray]:
+    """Inputs whose texts end in padding of several lengths, token 0."""
+    given = inputs(model)
+    tokens = np.maximum(given["tokens"], 1)
+    for row in range(len(tokens)):
+        tokens[row, tokens.shape[1] - row :] = 0
+    return given | dict(tokens=tokens)
+
+
+def masked(model: Any) -> dict[str, np.ndarray]:
+    """Inputs with an explicit mask that is not where the padding is, and two segments."""
+    given = padded(model)
+    rng = np.random.default_rng(1)
+    mask = rng.integers(0, 2, given["tokens"].shape)
+    mask[:, 0] = 1
+    return given | dict(mask=mask, types=np.cumsum(mask, axis=1) // 4)
+
+
+def bert_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
+    out = jax.jit(model.apply)(variables, **given)
+    return dict(tokens=out.tokens, pooled=out.pooled) if model.pooler else dict(tokens=out.tokens)
+
+
+def bert_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    tokens = torch.from_numpy(given["tokens"]).long()
+    mask = torch.from_numpy(given["mask"]) if "mask" in given else tokens != 0
+    types = torch.from_numpy(given["types"]) if "types" in given else None
+    with torch.no_grad():
+        out = model(tokens, attention_mask=mask.long(), token_type_ids=types)
+    return arrays(tokens=out.last_hidden_state, pooled=out.pooler_output)
+
+
+def bert_case(build: Callable[[Any], dict[str, np.ndarray]], pooler: bool = True, **fields: Any) -> Case:
+    fields = tower(vocab_size=60, max_position_embeddings=9) | fields
+    if not pooler:
+        fields["add_pooling_layer"] = False  # what tells us; transformers takes the argument
+    cls = transformers.BertModel if pooler else BertWithoutPooler
+    return Case("bert", cls, transformers.BertConfig(**fields), bert_reference, bert_ours, build)
+
+
+class BertWithoutPooler(transformers.BertModel):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, add_pooling_layer=False)
+
+
+def align_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    mask = torch.from_numpy(given["tokens"] != 0).long()
+    out = dual_reference(model, given, pixel_values=pixels(given["image"]), attention_mask=mask)
+    maps = out["image_tokens"]  # [B, D, H, W]
+    return out | dict(image_tokens=maps.reshape(*maps.shape[:2], -1).transpose(0, 2, 1))
+
+
+def align_case(text: dict[str, Any], vision: dict[str, Any], **fields: Any) -> Case:
+    small = dict(image_size=16, width_coefficient=0.5, depth_coefficient=1.0, hidden_dim=64)
+    stages = dict(
+        kernel_sizes=[3, 5, 3],
+        in_channels=[32, 16, 24],
+        out_channels=[16, 24, 48],
+        strides=[1, 2, 2],
+        num_block_repeats=[1, 2, 1],
+        expand_ratios=[1, 6, 4],
+    )
+    config = transformers.AlignConfig(
+        text_config=tower(vocab_size=60, max_position_embeddings=9) | text,
+        vision_config=small | stages | vision,
+        **fields,
+    )
+    return Case("align", transformers.AlignModel, config, align_reference, dual_ours, padded)
+
+
 CASES: dict[str, Case] = {
     "clip legacy eos, highest id": clip_case({}, {}, eos=2, end=59, projection_dim=24),
     "clip eos id, gelu": clip_case(
@@ -186,5 +256,30 @@ CASES: dict[str, Case] = {
         intermediate_size=5,
         patch_size=7,
         image_size=(21, 15),
+    ),
+    "bert, padding": bert_case(padded),
+    "bert, mask and segments": bert_case(masked, hidden_act="relu", num_hidden_layers=3, type_vocab_size=5),
+    "bert odd sizes": bert_case(
+        padded, hidden_size=21, num_attention_heads=3, intermediate_size=10, hidden_act="gelu_new", layer_norm_eps=1e-5
+    ),
+    "bert without pooler": bert_case(masked, pooler=False),
+    "align": align_case({}, {}, projection_dim=24, temperature_init_value=0.5),
+    "align, odd picture, square padding, largest of the map": align_case(
+        dict(hidden_size=21, num_attention_heads=3, hidden_act="relu"),
+        dict(image_size=23, depthwise_padding=[1, 3], pooling_type="max", hidden_act="relu", depth_coefficient=1.2),
+        projection_dim=24,
+    ),
+    "align, other widths": align_case(
+        {},
+        dict(
+            width_coefficient=0.37,
+            depth_divisor=4,
+            image_size=[20, 13],
+            squeeze_expansion_ratio=0.4,
+            batch_norm_eps=0.02,
+            kernel_sizes=[5, 3, 5],
+            strides=[2, 1, 2],
+        ),
+        projection_dim=16,
     ),
 }

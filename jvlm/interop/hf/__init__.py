@@ -1,9 +1,11 @@
 """The transformers formats, by `model_type`."""
 
-from jvlm.interop.hf import clip, siglip, vit
+from jvlm.interop.hf import align, bert, clip, siglip, vit
 from jvlm.interop.table import Table
 
 TABLES: dict[str, Table] = {
+    "align": align.TABLE,
+    "bert": bert.TABLE,
     "clip": clip.TABLE,
     "siglip": siglip.TABLE,
     "siglip2": siglip.TABLE2,
