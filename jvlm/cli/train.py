@@ -27,10 +27,9 @@ def take_rest(args: argparse.Namespace, rest: list[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from jvlm.train.loop import train
-
     from jvlm.cli.main import print_json
     from jvlm.train.config import load_config
+    from jvlm.train.loop import train
     from jvlm.train.runtime import start
 
     config = load_config(args.config, args.overrides)

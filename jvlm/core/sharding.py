@@ -82,11 +82,13 @@ def spec(names: Names, shape: Sequence[int], mesh: Mesh, rules: Rules) -> Partit
 
 
 def shard_params(shapes: Any, names: Any, mesh: Mesh, rules: Rules) -> Any:
-    """Tree of NamedSharding for a tree of shapes and its twin tree of axis names."""
+    """Tree of NamedSharding for a tree of shapes (None where a half of it is missing) and its twin tree of names."""
     flat_names = trees.flatten(names)
-    return trees.map_paths(
-        lambda path, leaf: NamedSharding(mesh, spec(flat_names[path], leaf.shape, mesh, rules)), shapes
-    )
+
+    def sharding(path: str, leaf: Any) -> NamedSharding | None:
+        return None if leaf is None else NamedSharding(mesh, spec(flat_names[path], leaf.shape, mesh, rules))
+
+    return trees.map_paths(sharding, shapes)
 
 
 def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh) -> Any:
@@ -95,9 +97,11 @@ def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any
     A leaf whose path ends in a parameter's path and whose shape is the parameter's takes its sharding; everything
     else (counters, Adafactor's row and column statistics) is small and replicated.
     """
+    flat = trees.flatten(shardings)
     by_path = {
-        tuple(path.split("/")): (tuple(leaf.shape), trees.flatten(shardings)[path])
+        tuple(path.split("/")): (tuple(leaf.shape), flat[path])
         for path, leaf in trees.flatten(params).items()
+        if leaf is not None
     }
     whole = NamedSharding(mesh, PartitionSpec())
 

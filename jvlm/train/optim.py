@@ -63,8 +63,12 @@ def _muon(
 ) -> optax.GradientTransformation:
     """Muon on 2-D kernels (stacked ones layer by layer), Adam at `adam_ratio` times the rate on the rest."""
 
-    def dimensions(tree: Params) -> Any:
+    def dimensions(tree: Any) -> Any:
         return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), tree)
+
+    def widen(updates: Any, _: Any) -> Any:
+        # Keeps the size of the output's change independent of a kernel's shape (arXiv:2310.17813).
+        return jax.tree.map(lambda u: u * max(1.0, u.shape[-1] / u.shape[-2]) ** 0.5, updates)
 
     def name(path: str, leaf: Any) -> str | None:
         return None if leaf is None else "muon" if _is_matrix(path, leaf) else "adam"
@@ -73,7 +77,7 @@ def _muon(
         {
             "muon": optax.chain(
                 contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=dimensions),
-                contrib.scale_by_shape(weight_dimension_numbers=dimensions),
+                optax.stateless(widen),
             ),
             "adam": optax.chain(optax.scale_by_adam(b1, b2, eps), optax.scale(adam_ratio)),
         },

@@ -63,9 +63,9 @@ def initial_state(
     )
 
 
-def state_shardings(abstract: TrainState, names: Params, mesh: Mesh, rules: Rules) -> TrainState:
+def state_shardings(abstract: TrainState, names: Params, mesh: Mesh, rules: Rules) -> Any:
     """The sharding of every array of `abstract`: parameters by their names, the rest by likeness."""
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole: Any = NamedSharding(mesh, PartitionSpec())
     params = shard_params(abstract.params, names, mesh, rules)
     held = shard_params(abstract.frozen, names, mesh, rules)
     return TrainState(

@@ -1,0 +1,49 @@
+# Each target does all of its own set-up in .venv: Python 3.11, pip and make are enough.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint types layers wheel pytest clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m jvlm.cli.demo --workdir runs/demo
+
+test: lint types layers wheel pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/pyright
+
+layers: $(VENV)/.test
+	$(BIN)/lint-imports
+
+# Builds the wheel, installs it elsewhere and runs it from another folder.
+wheel: $(VENV)/.test
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(BIN)/python tests/wheel_check.py dist
+
+pytest: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+# open_clip asks for a torchvision that asks for another torch; the tests need neither's compiled operators.
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt tests/requirements-no-deps.txt
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt -e ".[test,dev,tpu,fast,tensorboard,demo]"
+	$(BIN)/pip install -q --no-deps -r tests/requirements-no-deps.txt
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist .cache runs

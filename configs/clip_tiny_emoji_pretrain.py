@@ -1,0 +1,54 @@
+"""CLIP from scratch on the emoji that ship with jvlm: the demo.
+
+    jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
+
+Hardware: two CPU cores. Duration and metrics: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The demo; `tiny` is the same run at toy size."""
+    tiny = arg == "tiny"
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 4 if tiny else 620
+    config.batch_size = 16 if tiny else 128
+    config.checkpoint_every = 2 if tiny else 200
+    config.log_every = 1 if tiny else 10
+    config.init = ""
+
+    width = 32 if tiny else 128
+    config.model = dict(
+        family="clip",
+        embed_dim=width,
+        act="gelu",
+        scan=False,
+        image=dict(width=width, depth=2 if tiny else 4, num_heads=2, mlp_dim=4 * width, patch_size=8, image_size=40),
+        text=dict(
+            vocab_size=49408, length=16, width=width, depth=1, num_heads=2, mlp_dim=4 * width, eos_id=49407, pool="eos"
+        ),
+    )
+    config.processor = dict(image=dict(kind="clip"), tokenizer="clip")
+    config.task = dict(name="contrastive", kind="softmax")
+    config.data = dict(name="emoji", split="train", captions="both")
+    config.pipeline = dict(
+        group="concept",
+        augment=dict(flip=0.5, zoom=(0.8, 1.15), shift=0.08, rotate=12.0, hue=15.0, saturation=0.4, grey=0.15),
+    )
+    config.optimizer = dict(
+        name="muon",
+        lr=0.02,
+        weight_decay=0.0,
+        schedule=dict(name="linear", warmup=40),
+        clip_norm=None,
+    )
+    config.mesh = dict(preset="dp", shape=dict(data=-1))
+    config.evals = dict(
+        retrieval_style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
+        retrieval_concepts=dict(
+            evaluator="retrieval", data=dict(name="emoji", split="concepts", captions="tags"), positives="label"
+        ),
+    )
+    return config

@@ -1,0 +1,56 @@
+"""The training data of a run: a source or a mixture from the configuration, read from a position on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jvlm.core import build
+from jvlm.core.errors import ConfigError
+from jvlm.data import DATASETS
+from jvlm.data.augment import Augment
+from jvlm.data.mixture import Mixture
+from jvlm.data.pipeline import BatchIterator, make_train_iterator
+from jvlm.data.sources import Source
+from jvlm.train.setup import Run
+
+
+def make_source(fields: Mapping[str, Any]) -> Source:
+    """The source of `{"name": a key of DATASETS, **fields}`, or of `{"mixture": [{..., "weight": w}, ...]}`."""
+    fields = dict(fields)
+    if parts := fields.pop("mixture", None):
+        if fields:
+            raise ConfigError(f"a mixture has no field {next(iter(fields))!r} beside its parts")
+        weights = [part.get("weight", 1.0) for part in parts]
+        return Mixture([make_source({k: v for k, v in part.items() if k != "weight"}) for part in parts], weights)
+    name = fields.pop("name", "?")
+    return build.call(build.lookup(DATASETS, name, "dataset"), fields, f"dataset {name!r}")
+
+
+def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIterator:
+    """This process's batches from `position` on.
+
+    `config.data`: the source's fields; `config.pipeline`: `augment` (fields of Augment), `group`, `workers`,
+    `max_bad` and the other options of `make_train_iterator`.
+    """
+    options = dict(run.config.get("pipeline") or {})
+    augment = build.call(Augment, _tuples(options.pop("augment", None) or {}), "pipeline.augment")
+    fields = dict(
+        batch_size=run.config["batch_size"],
+        seed=run.config["seed"],
+        position=position,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        augment=augment,
+        label="label" in run.batch,
+        counters=counters,
+    )
+    for key in options:
+        if key in fields:
+            raise ConfigError(f"pipeline has no key {key!r}: the run sets it")
+    arguments = dict(source=make_source(run.config["data"]), processor=run.processor, **fields, **options)
+    return build.call(make_train_iterator, arguments, "pipeline")
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

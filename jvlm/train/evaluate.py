@@ -1,0 +1,73 @@
+"""Evaluations of a run: the suites of its configuration, when they are due, and what they found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from jvlm.core import build
+from jvlm.core.errors import ConfigError
+from jvlm.core.files import write_json
+from jvlm.evals import EVALUATORS
+from jvlm.evals.encoder import Encoder
+from jvlm.train.setup import Run
+from jvlm.train.state import TrainState
+from jvlm.train.writer import Terminal, Writers
+from jvlm.transforms.freeze import combine
+
+
+def make_evaluator(name: str, fields: Mapping[str, Any]) -> Any:
+    """The evaluator of `{"evaluator": a key of EVALUATORS, **fields}`; ConfigError names what is wrong with it."""
+    fields = dict(fields)
+    kind = fields.pop("evaluator", None)
+    if kind is None:
+        raise ConfigError(f"evals.{name} needs the field 'evaluator'")
+    return build.call(build.lookup(EVALUATORS, kind, "evaluator"), fields, f"evals.{name}")
+
+
+class Evaluations:
+    """`config.evals`: suites by name, run every `config.eval_every` steps (0: at the end only)."""
+
+    def __init__(self, run: Run, folder: epath.Path) -> None:
+        self._run, self._folder = run, folder
+        self._suites = {name: make_evaluator(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
+        self._every = run.config.get("eval_every", 0)
+
+    def due(self, step: int) -> bool:
+        """Whether to evaluate after `step`; the last step is `finish`'s."""
+        return bool(self._every) and step % self._every == 0 and step < self._run.config["steps"]
+
+    def run(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> dict[str, Any]:
+        """Scores of every suite, written to the metrics and returned as plain values."""
+        if not self._suites:
+            return {}
+        encoder = Encoder(
+            self._run.task.predict_fns(),
+            variables(state),
+            self._run.processor,
+            self._run.mesh,
+            rules=self._run.rules,
+        )
+        results = {
+            name: {metric: score.to_dict() for metric, score in suite(encoder).items()}
+            for name, suite in self._suites.items()
+        }
+        record = {f"{name}/{metric}": s["value"] for name, scores in results.items() for metric, s in scores.items()}
+        writers.write({"step": step, **record})
+        for name, scores in results.items():
+            shown = "  ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
+            terminal.say(f"step {step}  {name}  {shown}")
+        return results
+
+    def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
+        """The evaluation at the end of a run, also as `results.json`."""
+        results = self.run(state, step, writers, terminal)
+        if results and jax.process_index() == 0:
+            write_json(self._folder / "results.json", results)
+
+
+def variables(state: TrainState) -> dict[str, Any]:
+    """What a model is applied with: averaged parameters where the run keeps an average."""
+    trained = state.params if state.average is None else state.average
+    return {"params": combine(trained, state.frozen), **state.state}

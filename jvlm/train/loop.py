@@ -1,0 +1,157 @@
+"""The training loop: build, restore, then for each step update, log, checkpoint, evaluate."""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jvlm.checkpoint.initialize import initialize_from
+from jvlm.checkpoint.manager import Checkpoints
+from jvlm.core import sharding
+from jvlm.core.errors import UserError
+from jvlm.core.files import absolute, write_json
+from jvlm.train.data import make_data
+from jvlm.train.evaluate import Evaluations
+from jvlm.train.pretrained import write_model
+from jvlm.train.setup import Run, setup
+from jvlm.train.state import TrainState, initial_state, state_shardings
+from jvlm.train.status import Status, StopNotice
+from jvlm.train.step import make_step
+from jvlm.train.writer import Terminal, Writers
+from jvlm.transforms.freeze import combine, partition
+
+
+def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Trains to `config.steps`, or goes on where `workdir` stopped; returns what `status.json` holds.
+
+    Writes `config.json`, `model.json`, `status.json`, `metrics.jsonl`, `results.json`, `checkpoints/` and
+    `report.html`. SIGTERM saves and returns with `preempted`. UserError where the work cannot go on.
+    """
+    folder = absolute(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    status = Status(folder)
+    step = 0
+    try:
+        run = setup(config)
+        with sharding.use(run.mesh, run.rules), StopNotice() as notice:
+            checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
+            state, position, counters = start(run, checkpoints)
+            step = int(state.step)
+            if jax.process_index() == 0:
+                write_json(folder / "config.json", run.config)
+                write_model(folder, run.model_config, run.processor)
+            status.write("running", step)
+            terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
+            writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
+            data = make_data(run, position, counters)
+            evaluations = Evaluations(run, folder)
+            compiled = compile_step(run, state)
+            seed = jax.random.key(run.config["seed"])
+            if step == 0 and run.config["init"]:
+                evaluations.run(state, step, writers, terminal)
+            waiting: tuple[int, Any] | None = None
+            while step < run.config["steps"] and not notice.reason:
+                began = time.monotonic()
+                batch = sharding.put_batch(next(data), run.mesh)
+                terminal.waited(time.monotonic() - began)
+                state, metrics = compiled(state, batch, seed)
+                step += 1
+                # The metrics of the step before: waiting for this one's would leave the device idle.
+                if waiting:
+                    inspect(run, *waiting, writers, terminal)
+                waiting = (step, metrics)
+                if step % run.config["checkpoint_every"] == 0:
+                    save(checkpoints, state, data)
+                if evaluations.due(step):
+                    evaluations.run(state, step, writers, terminal)
+            if waiting:
+                inspect(run, *waiting, writers, terminal)
+            save(checkpoints, state, data)
+            checkpoints.close()
+            data.close()
+            if notice.reason:
+                terminal.close()
+                return status.write("preempted", step, notice.reason)
+            evaluations.finish(state, step, writers, terminal)
+            terminal.close()
+            writers.close()
+            return status.write("finished", step)
+    except BaseException as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        status.write("failed", step, reason)
+        raise
+
+
+def start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
+    """The newest good state in the workdir or a fresh one, the position in the data, and its bad samples so far."""
+    make = partial(
+        initial_state,
+        run.task,
+        run.optimizer,
+        run.batch,
+        frozen=run.frozen,
+        average=run.config.get("average") is not None,
+        window=(run.config.get("guard") or {}).get("window", 128),
+    )
+    abstract = jax.eval_shape(make, jax.random.key(0))
+    shardings = state_shardings(abstract, run.names, run.mesh, run.rules)
+    if checkpoints.steps():
+        template = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        restored = checkpoints.restore(template)
+        for problem in restored.problems:
+            print(f"jvlm train: passed over {problem}", flush=True)
+        return restored.tree, restored.meta["position"], restored.meta["counters"]
+    state = jax.jit(make, out_shardings=shardings)(jax.random.key(run.config["seed"]))
+    return adopt(run, state), 0, {}
+
+
+def adopt(run: Run, state: TrainState) -> TrainState:
+    """`state` with the parameters of the directory that the run starts from."""
+    if run.source is None:
+        return state
+    source: dict[str, Any] = run.source.params
+    subtree = run.config["init"].rpartition("=")[0]
+    for name in reversed(subtree.split("/") if subtree else []):
+        source = {name: source}
+    whole = initialize_from(combine(state.params, state.frozen), source)
+    if jax.process_index() == 0:
+        print(f"jvlm train: from {run.config['init']}: {whole}", flush=True)
+    params, frozen = partition(whole.params, run.frozen)
+    average = jax.tree.map(lambda x: x.copy(), params) if state.average is not None else None
+    carried = run.source.state if run.source.state and not subtree else state.state
+    return state.replace(params=params, frozen=frozen, average=average, state=carried)
+
+
+def compile_step(run: Run, state: TrainState) -> Any:
+    """The step under jit, the state donated and kept in its shardings."""
+    step = make_step(
+        run.task,
+        run.optimizer,
+        micro_batches=run.config.get("micro_batches", 1),
+        average_decay=run.config.get("average"),
+        sigmas=(run.config.get("guard") or {}).get("sigmas", 6.0),
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def save(checkpoints: Checkpoints, state: TrainState, data: Any) -> None:
+    """Writes the state and the position in the data that belongs to it."""
+    checkpoints.save(int(state.step), state, {"position": data.position, "counters": dict(data.counters)})
+
+
+def inspect(run: Run, step: int, metrics: Any, writers: Writers, terminal: Terminal) -> None:
+    """Logs a step's metrics when due; stops the run after too many refused steps in a row."""
+    values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+    limit = (run.config.get("guard") or {}).get("max_in_row", 20)
+    if values["skipped_in_row"] >= limit:
+        raise UserError(
+            f"step {step}: {limit} updates in a row were refused (loss {values['loss']:.4g}, gradient norm "
+            f"{values['grad_norm']:.4g}); lower optimizer.lr or look at the data"
+        )
+    if step % run.config["log_every"] == 0 or step == run.config["steps"]:
+        record = dict(step=step, **values, lr=float(jax.device_get(run.schedule(step - 1))), **terminal.rates(step))
+        writers.write(record)
+        terminal.show(step, record)

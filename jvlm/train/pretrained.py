@@ -1,0 +1,65 @@
+"""`jvlm.load` and `jvlm.save`: any supported directory, published or a workdir, to a model in memory and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jvlm import models
+from jvlm.checkpoint.manifest import parse_step
+from jvlm.checkpoint.parts import read_parts
+from jvlm.core.build import lookup
+from jvlm.core.errors import UserError
+from jvlm.core.files import absolute, write_json
+from jvlm.core.tree import flatten, unflatten
+from jvlm.data.processor import Processor
+from jvlm.interop.directory import Placement, load_directory, save_directory
+from jvlm.interop.pretrained import Pretrained
+
+MODEL_FILE, PROCESSOR = "model.json", "processor"
+
+
+def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
+    """The model in `path`: a transformers or open_clip directory, a workdir, or one checkpoint step of a workdir.
+
+    `dtype` None keeps what is stored. `placement` (mesh, sharding rules) shards published weights as they are read.
+    A workdir gives its averaged parameters when it keeps an average. UserError names what is missing or does not fit.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a model directory or a workdir")
+    step = parse_step(path.name)
+    workdir = path if step is None else path.parent.parent
+    if (workdir / MODEL_FILE).is_file() and (step is not None or (workdir / "checkpoints").is_dir()):
+        return _load_workdir(workdir, path if step is not None else workdir / "checkpoints")
+    return load_directory(path, dtype=dtype, placement=placement)
+
+
+def save(pretrained: Pretrained, path: str | Path, *, format: str = "hf") -> None:
+    """Writes a directory that another library opens. `format` is a key of `FORMATS`."""
+    lookup(FORMATS, format, "format")(pretrained, Path(path))
+
+
+FORMATS = {"hf": save_directory}
+
+
+def write_model(workdir: Any, config: dict[str, Any], processor: Processor) -> None:
+    """Puts the model's fields and its preprocessing into a workdir, where `load` finds them."""
+    folder = absolute(workdir) / PROCESSOR
+    folder.mkdir(parents=True, exist_ok=True)
+    if processor.tokenizer is not None:
+        for name, data in processor.tokenizer.to_files().items():
+            (folder / name).write_bytes(data)
+    write_json(absolute(workdir) / MODEL_FILE, dict(model=config, processor=processor.to_dict()))
+
+
+def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
+    described = json.loads((workdir / MODEL_FILE).read_text())
+    folder = workdir / PROCESSOR
+    files = {file.name: file.read_bytes() for file in folder.iterdir()} if folder.is_dir() else {}
+    tree = read_parts(checkpoints, ("params", "frozen", "state", "average")).tree
+    trained = tree.get("average") or tree.get("params", {})
+    params = unflatten({**flatten(trained), **flatten(tree.get("frozen", {}))})
+    config = described["model"]
+    model = models.create(config)
+    processor = Processor.from_dict(described["processor"], files)
+    return Pretrained(model, params, tree.get("state", {}), config, processor, {})
