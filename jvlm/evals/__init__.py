@@ -1,0 +1,25 @@
+"""Every evaluator, by the name that a suite's or a configuration's `evaluator` uses; imported when it is made.
+
+An evaluator is made from plain fields and called with an `Encoder`; it returns `{metric: Score}`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def _retrieval(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.retrieval import Retrieval
+
+    return Retrieval(**fields)
+
+
+def _nearest_pixels(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.nearest_pixels import NearestPixels
+
+    return NearestPixels(**fields)
+
+
+EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
+    "retrieval": _retrieval,
+    "nearest_pixels": _nearest_pixels,
+}
