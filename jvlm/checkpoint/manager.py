@@ -65,8 +65,8 @@ class Checkpoints:
         self._refused: set[int] = set()
         self._restored = self._cleaned = False
 
-    def save(self, step: int, tree: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Saves `tree`, a pytree of (sharded) jax arrays, and `meta`, what JSON holds, as `step`.
+    def save(self, step: int, tree: Any, meta: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
+        """Saves `tree`, a pytree of (sharded) jax arrays, `meta`, what JSON holds, and `metrics`, numbers.
 
         Returns once the arrays may be donated; the rest happens behind, and an error in it is raised by the
         next call. Saving the step that was just saved or restored again does nothing. Raises UserError for a
@@ -77,8 +77,8 @@ class Checkpoints:
             return
         leaves = name_leaves(tree)
         check_storable(leaves)
-        # As text, because the caller may go on changing what it gave.
-        meta_json, metrics_json = manifests.encode(meta, "meta"), manifests.encode(metrics or {}, "metrics")
+        meta_json = manifests.encode(meta)  # as text, because the caller may go on changing what it gave
+        numbers = _numbers(metrics or {})
         stored = {name: as_stored(leaf) for name, leaf in leaves.items()}
         filled = {name: leaf for name, leaf in stored.items() if leaf.size}  # Orbax refuses empty arrays
         if not filled:
@@ -89,24 +89,27 @@ class Checkpoints:
         folder = self.directory / step_name(step)
         self._orbax.save(folder, args=ocp.args.StandardSave(unflatten(filled)))
 
+        def write() -> None:
+            self._orbax.wait_until_finished()  # on every process, with Orbax's own barriers inside
+            if jax.process_index() == 0:
+                summed = {name: record._replace(sum=int(sums[name])) for name, record in records.items()}
+                files = record_files(folder)
+                found = Manifest(step, json.loads(meta_json), numbers, summed, files)
+                manifests.write(folder, found)
+                self._retain(step)
+            self._verified = step
+
         def commit() -> None:
-            # Runs behind the training: no collective here, which could meet one of the training's out of
-            # order.
+            # Runs behind the training: no collective here, which could meet one of the training's out of order.
+            # The barrier is the coordination service's; a process that failed comes to it, too.
             try:
-                self._orbax.wait_until_finished()  # on every process, with Orbax's own barriers inside
-                if jax.process_index() == 0:
-                    summed = {name: record._replace(sum=int(sums[name])) for name, record in records.items()}
-                    found = Manifest(
-                        step, json.loads(meta_json), json.loads(metrics_json), summed, record_files(folder)
-                    )
-                    manifests.write(folder, found)
-                    self._retain(step)
-                self._verified = step
+                try:
+                    write()
+                finally:
+                    barrier = ocp.multihost.get_barrier_sync_fn()
+                    barrier(key=f"jvlm_manifest_{step}", timeout_ms=BARRIER_MS)
             except BaseException as error:
                 self._error = error
-            finally:
-                barrier = ocp.multihost.get_barrier_sync_fn()
-                barrier(key=f"jvlm_manifest_{step}", timeout_ms=BARRIER_MS)
 
         self._thread = threading.Thread(target=commit, name=f"checkpoint-{step}")
         self._thread.start()
@@ -134,7 +137,7 @@ class Checkpoints:
             self._orbax.close()
 
     def steps(self) -> list[int]:
-        """The complete steps, oldest first: those whose manifest is there and undamaged."""
+        """The complete steps, oldest first: those whose manifest is undamaged, less those `restore` refused."""
         return sorted(self._complete())
 
     def latest_complete(self) -> int | None:
@@ -173,11 +176,11 @@ class Checkpoints:
 
     def _complete(self) -> dict[int, Manifest]:
         read = {step: manifests.read(folder, step) for step, folder in step_folders(self.directory).items()}
-        return {step: found for step, found in read.items() if isinstance(found, Manifest)}
+        return {s: found for s, found in read.items() if isinstance(found, Manifest) and s not in self._refused}
 
     def _retain(self, newest: int) -> None:
         """Deletes what no rule keeps. Runs only once `newest` is complete, and never touches it."""
-        good = {step: found.metrics for step, found in self._complete().items() if step not in self._refused}
+        good = {step: found.metrics for step, found in self._complete().items()}
         kept = kept_steps(good, **self._rules) | {newest}
         if self._verified is not None and self._verified > newest:
             kept.add(self._verified)
@@ -190,7 +193,7 @@ class Checkpoints:
     def _make_room(self, step: int) -> None:
         """Clears the leftovers of killed saves, once, and a refused or abandoned step of the same number."""
         folder = self.directory / step_name(step)
-        if step not in self._refused and not self._restored and step in self._complete():
+        if not self._restored and step in self._complete():
             raise UserError(
                 f"step {step} is already complete in {self.directory}: restore it, or use an empty directory"
             )
@@ -209,6 +212,13 @@ class Checkpoints:
             leftover = is_temporary or not (entry / manifests.NAME).exists()
             if manifests.parse_step(stem) is not None and leftover:
                 entry.rmtree()
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"metrics of a checkpoint: {error}; give one number each") from error
 
 
 def _record(leaf: jax.Array) -> LeafRecord:

@@ -60,12 +60,12 @@ def step_folders(directory: epath.Path) -> dict[int, epath.Path]:
     return {step: found[step] for step in sorted(step for step in found if step is not None)}
 
 
-def encode(value: Any, what: str) -> str:
-    """`value` as JSON, checked to come back as JSON holds it. Raises UserError naming `what`."""
+def encode(meta: dict[str, Any]) -> str:
+    """`meta` as JSON. Raises UserError for what JSON cannot hold; numpy and jax scalars become numbers."""
     try:
-        return json.dumps(value, default=plain)
+        return json.dumps(meta, default=plain)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{what} of a checkpoint: {error}; give it numbers, strings, lists and dicts") from error
+        raise UserError(f"meta of a checkpoint: {error}; give numbers, strings, lists and dicts") from error
 
 
 def write(folder: epath.Path, manifest: Manifest) -> None:
@@ -78,7 +78,7 @@ def write(folder: epath.Path, manifest: Manifest) -> None:
         "leaves": {name: record._asdict() for name, record in manifest.leaves.items()},
         "files": {name: record._asdict() for name, record in manifest.files.items()},
     }
-    write_atomic(folder / NAME, _seal(json.dumps(body, default=plain).encode()))
+    write_atomic(folder / NAME, _seal(json.dumps(body).encode()))
 
 
 def read(folder: epath.Path, step: int) -> Manifest | Problem:

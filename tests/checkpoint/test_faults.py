@@ -137,6 +137,19 @@ def test_a_refused_step_does_not_push_out_good_ones_and_goes_when_passed(two_ste
     assert [path.name for path in directory.iterdir()] == ["00000010"]
 
 
+def test_a_refused_step_does_not_count_as_one_of_the_last(tmp_path):
+    tree = {"a": jnp.arange(3.0)}
+    first = Checkpoints(tmp_path, asynchronous=False)
+    for step in (1, 2, 9):
+        first.save(step, tree, {}, {"r1": step})
+    flip(tmp_path / "00000009" / "_METADATA", 5)  # the manifest of step 9 is as good as ever
+    second = Checkpoints(tmp_path, keep_last=2, keep_best=("r1", "max"), asynchronous=False)
+    assert second.restore(tree).step == 2
+    assert second.latest_complete() == 2
+    second.save(3, tree, {}, {"r1": 0})
+    assert second.steps() == [2, 3]
+
+
 def test_leftovers_of_every_stage_of_a_save_are_ignored_and_cleaned_by_the_next_run(two_steps):
     directory, states, template = two_steps
     good = directory / "00000002"

@@ -121,6 +121,8 @@ def test_what_cannot_be_stored_is_refused_by_name_before_anything_is_written(tmp
     ]:
         with pytest.raises(UserError, match=message):
             checkpoints.save(1, tree, meta)
+    with pytest.raises(UserError, match=r"metrics of a checkpoint: .*give one number each"):
+        checkpoints.save(1, {"a": jnp.zeros(1)}, {}, {"r1": [1, 2]})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,6 +29,9 @@ def test_the_best_stays_and_nan_is_no_candidate():
     assert kept_steps(SCORES, keep_last=1, keep_best=("r1", "max")) == {50, 60}
     assert kept_steps(SCORES, keep_last=1, keep_best=("r1", "min")) == {10, 60}
     assert kept_steps(SCORES, keep_last=1, keep_best=("absent", "max")) == {60}
+    first = {10: {"r1": float("nan")}, 20: {"r1": 0.7}, 30: {"r1": 0.5}}
+    assert kept_steps(first, keep_last=1, keep_best=("r1", "max")) == {20, 30}
+    assert kept_steps(first, keep_last=1, keep_best=("r1", "min")) == {30}
 
 
 @pytest.mark.parametrize(
