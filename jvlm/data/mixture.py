@@ -18,7 +18,7 @@ class Mixture:
     through its own epochs at its own pace. A source with weight 0 is not drawn from.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None):
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float | int] | None = None):
         if weights is None:
             weights = [len(s) for s in sources]
         if len(weights) != len(sources) or min(weights) < 0 or sum(weights) <= 0:
@@ -46,7 +46,7 @@ class Mixture:
 class Mixed:
     """Positions of a mixture; the place's index is the mixture's, its epoch the source's own."""
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float], starts: Sequence[int]):
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float | int], starts: Sequence[int]):
         self.orders, self.weights, self.starts = list(orders), list(weights), list(starts)
         self.epoch_size = sum(order.epoch_size for order in orders)
         self.pattern = deal(weights)
@@ -63,7 +63,7 @@ class Mixed:
         return Place(place.epoch, place.index + self.starts[which])
 
 
-def deal(weights: Sequence[float]) -> np.ndarray:
+def deal(weights: Sequence[float | int]) -> np.ndarray:
     """Which source each position of a cycle draws from: always the one that is furthest behind its share."""
     share = np.asarray(weights) / np.sum(weights)
     drawn = np.zeros(len(share))

@@ -6,7 +6,7 @@ every library.
 """
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -25,6 +25,7 @@ class Place(NamedTuple):
     index: int
 
 
+@runtime_checkable
 class Order(Protocol):
     """Places by position."""
 

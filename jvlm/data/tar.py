@@ -36,7 +36,7 @@ class TarSource:
         self._unsaved: dict[int, list[tar_index.Entry]] = {}
         heads = [self._head(i) for i in range(len(self.shards))]
         self._starts = np.cumsum([0, *(h["count"] for h in heads)])
-        self._sizes = [h["size"] for h in heads]
+        self._sizes = [(h["size"], h["bytes"]) for h in heads]  # tar pads its size, the members give it away
         if not len(self):
             raise UserError(f"{self.shards[0]}: the shards hold no samples")
         self.sample_bytes = max(1, sum(h["bytes"] for h in heads) // len(self))
