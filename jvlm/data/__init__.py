@@ -40,11 +40,18 @@ def _emoji(**kwargs: Any):
     return EmojiSource(**kwargs)
 
 
+def _folder(**kwargs: Any):
+    from jvlm.data.folder import FolderSource
+
+    return FolderSource(**kwargs)
+
+
 DATASETS: dict[str, Callable[..., Any]] = {
     "tar": _tar,
     "array_record": _array_record,
     "parquet": _parquet,
     "tfds": _tfds,
     "table": _table,
+    "folder": _folder,
     "emoji": _emoji,
 }

@@ -64,7 +64,7 @@ def scan(path: epath.Path) -> list[Entry]:
     if not cut:
         return entries
     # The last sample is incomplete unless it has all that the first has; then what is missing came after it.
-    if entries and not set(entries[0].members) <= set(entries[-1].members):
+    if len(entries) == 1 or (entries and not set(entries[0].members) <= set(entries[-1].members)):
         return [*entries[:-1], dataclasses.replace(entries[-1], bad=cut)]
     return [*entries, Entry(f"after {key}" if key else "start", {}, bad=cut)]
 

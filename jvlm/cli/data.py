@@ -1,0 +1,119 @@
+"""`jvlm data check` looks through a dataset before a run; `jvlm data pack` writes tar shards and their indexes."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+EXAMPLE = """examples:
+  jvlm data check shards/
+  jvlm data check captions.jsonl --json
+  jvlm data pack pictures/ shards/
+  jvlm data pack --index shards/
+"""
+FORMATS = {
+    ".tar": "tar", ".array_record": "array_record", ".parquet": "parquet", ".jsonl": "table", ".csv": "table",
+    ".tsv": "table", ".ndjson": "table",
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `jvlm data`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLE
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{check,pack}")
+    check = verbs.add_parser("check", help="count samples, and those that could not be used, by cause")
+    check.add_argument("paths", nargs="+", help="shards, a table, or a folder; globs and gs:// too")
+    check.add_argument("--length", type=int, default=77, help="tokens a caption may have (default 77)")
+    check.add_argument("--max-bad", type=float, default=0.05, help="exit status 1 above this fraction (default 0.05)")
+    check.add_argument("--tokenizer", choices=("transformers", "open_clip"), default="transformers",
+                       help="whose CLIP tokenizer counts the tokens")  # fmt: skip
+    pack = verbs.add_parser("pack", help="folder or table to tar shards; --index for shards that exist")
+    pack.add_argument("paths", nargs="+", help="SOURCE... FOLDER, or with --index the shards")
+    pack.add_argument("--index", action="store_true", help="only write the index beside each shard")
+    pack.add_argument("--index-dir", help="write the indexes there instead")
+    pack.add_argument("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
+    for verb in (check, pack):
+        verb.add_argument("--format", choices=(*dict.fromkeys(FORMATS.values()), "folder"), help="default: by name")
+        verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `args`; the exit status. UserError and ConfigError are the dispatcher's to print."""
+    return _check(args) if args.verb == "check" else _pack(args)
+
+
+def open_source(paths: list[str], kind: str | None) -> Any:
+    """The dataset that `paths` are, by their names unless `kind` says it."""
+    from etils import epath
+
+    from jvlm.core.errors import ConfigError
+    from jvlm.data import DATASETS
+
+    if kind is None:
+        path = epath.Path(paths[0])
+        suffixes = {p.suffix for p in path.iterdir()} if path.is_dir() else {path.suffix}
+        found = dict.fromkeys(FORMATS[s] for s in (".tar", ".array_record", ".parquet") if s in suffixes)
+        found |= dict.fromkeys(FORMATS[s] for s in suffixes if s in FORMATS and not path.is_dir())
+        kind = next(iter(found), "folder" if path.is_dir() else None)
+    if kind is None:
+        raise ConfigError(f"{paths[0]}: what it is cannot be told from its name; give --format")
+    if kind not in ("table", "folder"):
+        return DATASETS[kind](paths=paths)
+    if len(paths) > 1:
+        raise ConfigError(f"one {kind} at a time, got {len(paths)}")
+    return DATASETS[kind](path=paths[0])
+
+
+def _check(args: argparse.Namespace) -> int:
+    from jvlm.data.check import check
+    from jvlm.data.tokenizers import clip_tokenizer
+
+    result = check(open_source(args.paths, args.format), clip_tokenizer(args.tokenizer), args.length)
+    fraction = sum(result["bad"].values()) / result["samples"]
+    if args.json:
+        print(json.dumps(result))
+    else:
+        _print(result)
+    if fraction > args.max_bad:
+        print(f"{fraction:.1%} of the samples are bad, more than {args.max_bad:.1%}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print(result: dict[str, Any]) -> None:
+    def span(values: dict[str, float]) -> str:
+        return f"{values['min']:g} to {values['max']:g}, median {values['median']:g}"
+
+    tokens = result["tokens"]
+    print(f"samples   {result['samples']} ({result['bytes'] / 1e6:.1f} MB of pictures), {result['good']} good")
+    print(f"height    {span(result['height'])}\nwidth     {span(result['width'])}")
+    print(f"captions  {result['captions']['total']}, a sample {span(result['captions']['per_sample'])}")
+    print(f"tokens    {span(tokens)}; {tokens['truncated']} captions are longer than {tokens['limit']}")
+    print(f"labels    {result['labelled']}")
+    for cause, count in result["bad"].items():
+        print(f"bad       {count} {cause}")
+    for message in result["first_bad"]:
+        print(f"          {message}")
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from jvlm.core.errors import ConfigError
+    from jvlm.data.pack import index, pack
+
+    if args.index:
+        result = index(args.paths, args.index_dir)
+    elif len(args.paths) < 2:
+        raise ConfigError("jvlm data pack needs a source and a folder to write to: jvlm data pack SOURCE FOLDER")
+    else:
+        source = open_source(args.paths[:-1], args.format)
+        result = pack(source, args.paths[-1], int(args.shard_mb * 2**20))
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['samples']} samples in {result['shards']} shards")
+    for cause, count in result.get("skipped", {}).items():
+        print(f"left out: {count} {cause}")
+    for message in result.get("truncated", []):
+        print(message)
+    return 0
