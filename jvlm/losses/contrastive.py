@@ -77,8 +77,10 @@ def softmax_loss(
     same along its column, and the sum is sum_i weights[i] (image_i + text_i) / 2, in nats.
     """
     zimg, ztxt, positive, negative, weights = _pairs(zimg, ztxt, labels, weights)
-    logits = scale * similarity(zimg, ztxt, dot_dtype)  # [N, N]
-    losses = (_rows(logits, positive, negative) + _rows(logits.T, positive, negative)) / 2
+    similarities = similarity(zimg, ztxt, dot_dtype)  # [N, N]
+    images = _rows(similarities, scale, positive, negative)
+    texts = _rows(similarities.T, scale, positive, negative)
+    losses = (images + texts) / 2
     return jnp.sum(weights * jnp.where(weights > 0, losses, 0.0)), jnp.sum(weights)
 
 
@@ -119,14 +121,24 @@ def _pairs(zimg, ztxt, labels, weights):
     return zimg, ztxt, both & same, both & ~same, weights
 
 
-def _rows(logits: Float[Array, "N N"], positive: Bool[Array, "N N"], negative: Bool[Array, "N N"]) -> Float[Array, "N"]:
+def _rows(
+    similarities: Float[Array, "N N"],
+    scale: Float[Array, ""],
+    positive: Bool[Array, "N N"],
+    negative: Bool[Array, "N N"],
+) -> Float[Array, "N"]:
     """Mean over a row's positives of -log softmax, in two terms that do not cancel.
 
     softplus(lse(negatives) - lse(positives)) raises the positives together above the negatives;
     lse(positives) - mean(positives) spreads the mass evenly among them, and is zero where there is one.
     """
+    # The loss does not change with a constant; scaling small differences rounds less than subtracting large logits.
+    top = jnp.max(jnp.where(positive | negative, similarities, FAR), axis=1, keepdims=True)
+    logits = scale * (similarities - jax.lax.stop_gradient(top))
     count = jnp.maximum(jnp.sum(positive, axis=1), 1)
     positives = jax.nn.logsumexp(jnp.where(positive, logits, FAR), axis=1)
     negatives = jax.nn.logsumexp(jnp.where(negative, logits, FAR), axis=1)
     mean = jnp.sum(jnp.where(positive, logits, 0.0), axis=1) / count
-    return softplus(negatives - positives) + (positives - mean)
+    # Left out where it is zero: its slopes 1 and -1 would round those of the first term before they cancel.
+    evenness = jnp.where(count > 1, positives - mean, 0.0)
+    return softplus(negatives - positives) + evenness

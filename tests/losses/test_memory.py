@@ -1,0 +1,54 @@
+"""No device holds more than a block of logits: in the compiled program, and in bytes on a pod."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jvlm.losses.ring import contrastive_loss
+from tests.losses.test_ring import make_mesh
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def largest_array(kind: str, **options) -> int:
+    """Elements of the largest array in the compiled loss and gradients of 128 pairs of width 4 on 8 devices."""
+    mesh = make_mesh(8)
+
+    def loss(zimg, ztxt, scale, bias):
+        return contrastive_loss(kind, zimg, ztxt, scale, bias, mesh=mesh, **options)[0]
+
+    z = jax.ShapeDtypeStruct((128, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).lower(z, z, scalar, scalar).compile().as_text() or ""
+    shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
+    return max(prod(int(n) for n in shape.split(",")) for shape in shapes)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_largest_array_is_a_block(kind):
+    # 16 pairs a device: with a device's rows against all columns there would be 16 x 128.
+    assert largest_array(kind, bidirectional=False) == 16 * 16
+    assert largest_array(kind) == 16 * 8
+    assert largest_array(kind, block=2) <= 16 * 4  # then the embeddings are as large
+    assert largest_array(kind, form="global") >= 16 * 128
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra `tpu`)")
+def test_memory_and_flops_on_a_pod_stay_within_their_limits():
+    command = [sys.executable, "benchmarks/contrastive_memory.py", "--batch", "32768", "--form", "ring"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["kind"] for row in rows] == ["softmax", "sigmoid"]
+    for row in rows:
+        assert row["peak_mb"] <= 25
+        assert row["flop_units"] <= {"softmax": 4, "sigmoid": 3}[row["kind"]]
