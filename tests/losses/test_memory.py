@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from math import prod
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jvlm.losses.ring import contrastive_loss
+from jvlm.plan.hlo import read_program
 from tests.losses.test_ring import make_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def largest_array(kind: str, **options) -> int:
-    """Elements of the largest array in the compiled loss and gradients of 128 pairs of width 4 on 8 devices."""
+def compiled_text(kind: str, **options) -> str:
+    """The compiled loss and gradients of 128 pairs of width 4 on 8 devices."""
     mesh = make_mesh(8)
 
     def loss(zimg, ztxt, scale, bias):
@@ -28,7 +30,12 @@ def largest_array(kind: str, **options) -> int:
 
     z = jax.ShapeDtypeStruct((128, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).lower(z, z, scalar, scalar).compile().as_text() or ""
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).lower(z, z, scalar, scalar).compile().as_text() or ""
+
+
+def largest_array(kind: str, **options) -> int:
+    """Elements of the largest array of the program."""
+    text = compiled_text(kind, **options)
     shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
     return max(prod(int(n) for n in shape.split(",")) for shape in shapes)
 
@@ -40,6 +47,21 @@ def test_the_largest_array_is_a_block(kind):
     assert largest_array(kind) == 16 * 8
     assert largest_array(kind, block=2) <= 16 * 4  # then the embeddings are as large
     assert largest_array(kind, form="global") >= 16 * 128
+
+
+def sent_by_direction(kind: str, **options) -> list[int]:
+    """Bytes that a device sends each way round, in the order of the directions' pairs."""
+    ways = Counter()
+    for collective in read_program(compiled_text(kind, **options)).collectives:
+        if collective.kind == "collective-permute":
+            ways[tuple(sorted(collective.groups))] += collective.bytes
+    return [ways[pairs] for pairs in sorted(ways)]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_both_ways_round_carry_half_of_the_bytes(kind):
+    (one_way,) = sent_by_direction(kind, bidirectional=False)
+    assert sent_by_direction(kind) == [one_way // 2] * 2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra `tpu`)")
