@@ -19,7 +19,14 @@ def _nearest_pixels(**fields: Any) -> Callable[..., Any]:
     return NearestPixels(**fields)
 
 
+def _zero_shot(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.zero_shot import ZeroShot
+
+    return ZeroShot(**fields)
+
+
 EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
     "retrieval": _retrieval,
     "nearest_pixels": _nearest_pixels,
+    "zero_shot": _zero_shot,
 }

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from jvlm.core.errors import UserError
 from jvlm.core.sharding import PRESETS, Rules, batch_shards, make_mesh, put_batch, use
 from jvlm.core.types import Params, Predict
-from jvlm.data.image_ops import BadPicture, Picture
+from jvlm.data.image_ops import Picture
 from jvlm.data.processor import Processor
 from jvlm.evals.placement import local_rows, place
 from jvlm.evals.samples import Pictures
@@ -64,14 +64,20 @@ class Encoder:
         """The encoder of a dual encoder, or of an image tower alone (its pooled output, normalized)."""
         return cls(predict_fns(model), variables, processor, cut_padding=ends_by_itself(model), **options)
 
-    def images(self, pictures: Sequence[Picture]) -> Float32[np.ndarray, "n E"]:
-        """Unit embeddings of file bytes, paths, PIL pictures or uint8 arrays. UserError names what cannot be read."""
+    def images(self, pictures: Sequence[Picture], failures: dict[int, str] | None = None) -> Float32[np.ndarray, "n E"]:
+        """Unit embeddings of file bytes, paths, PIL pictures or uint8 arrays.
+
+        UserError names what cannot be read; with `failures` that is noted there by number instead, and its row is NaN.
+        """
 
         def row(at: int) -> np.ndarray:
             picture = pictures[at]
             try:
                 return self.processor.images([picture])[0]
-            except BadPicture as error:
+            except UserError as error:
+                if failures is not None and self.processor.image is not None:
+                    failures[at] = str(error)
+                    return np.full((*self.processor.image.size, 3), np.nan, np.float32)
                 if not isinstance(picture, bytes):
                     raise  # a path is in the message already
                 name = pictures.keys[at] if isinstance(pictures, Pictures) else f"number {at}"

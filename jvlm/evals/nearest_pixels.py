@@ -1,6 +1,6 @@
 """A baseline without a model: retrieval by the nearest small picture of the training set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class NearestPixels:
     data: Data
     train: Data
     side: int = 12
-    ks: tuple[int, ...] = (1, 5, 10)
+    ks: Sequence[int] = (1, 5, 10)
 
     def __call__(self, encoder: Any = None) -> dict[str, Score]:
         shown, known = read_samples(self.data), read_samples(self.train)

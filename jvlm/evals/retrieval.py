@@ -45,7 +45,7 @@ class Retrieval:
     keys: Sequence[str] | None = None
     captions: int | None = None
     positives: str = "key"
-    ks: tuple[int, ...] = (1, 5, 10)
+    ks: Sequence[int] = (1, 5, 10)
 
     def __post_init__(self) -> None:
         if self.positives not in ("key", "label"):

@@ -1,0 +1,93 @@
+"""Evaluations by name: those on the demo's data, and those on a folder that the user names."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jvlm.core import build
+from jvlm.core.errors import ConfigError, UserError
+from jvlm.data import emoji
+from jvlm.evals import EVALUATORS
+from jvlm.evals.class_folder import ClassFolder
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`fields` of an evaluator; `user_data` says that they come from the folder given with `--data`."""
+
+    evaluator: str
+    fields: Callable[[Path], Fields]
+    about: str
+    user_data: bool = False
+
+
+def _emoji(*splits: str) -> Fields:
+    return {"name": "tar", "paths": [str(path) for split in splits for path in emoji.shards(split)]}
+
+
+def _retrieval(split: str) -> Callable[[Path], Fields]:
+    return lambda _: dict(data=_emoji(split), captions=1, positives="label")
+
+
+def _pixels(split: str) -> Callable[[Path], Fields]:
+    return lambda _: dict(data=_emoji(split), train=_emoji("train"))
+
+
+def _train_test(folder: Path) -> Fields:
+    return dict(train=user_data(folder / "train"), data=user_data(folder / "test"))
+
+
+def _emoji_train_test(_: Path) -> Fields:
+    return dict(train=_emoji("train"), data=_emoji("style"))
+
+
+SUITES: dict[str, Suite] = {
+    "retrieval_style": Suite("retrieval", _retrieval("style"), "400 emoji in an art style never trained on"),
+    "retrieval_style_pixels": Suite("nearest_pixels", _pixels("style"), "the same by nearest pixels, without a model"),
+    "retrieval_concepts": Suite("retrieval", _retrieval("concepts"), "50 emoji never trained on, in five styles"),
+    "retrieval_validation": Suite("retrieval", _retrieval("validation"), "the held-out style's other emoji"),
+    "retrieval_validation_pixels": Suite("nearest_pixels", _pixels("validation"), "the same by nearest pixels"),
+    "zero_shot_style": Suite(
+        "zero_shot",
+        lambda _: dict(data=_emoji("style"), templates="plain"),
+        "the held-out style, classified by the emoji's names",
+    ),
+    "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR: pictures with captions", True),
+    "zero_shot": Suite("zero_shot", lambda d: dict(data=user_data(d)), "DIR/CLASS/PICTURE, or labelled shards", True),
+}
+
+
+def user_data(folder: Path) -> Any:
+    """A source from a folder: tar shards, ArrayRecord or Parquet files, a table beside pictures, or class folders.
+
+    UserError when it is none of them.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    for suffix, name in ((".tar", "tar"), (".array_record", "array_record"), (".parquet", "parquet")):
+        if any(folder.glob("*" + suffix)):
+            return {"name": name, "paths": str(folder)}
+    tables = [path for suffix in (".jsonl", ".csv", ".tsv") for path in sorted(folder.glob("*" + suffix))]
+    if tables:
+        return {"name": "table", "path": str(tables[0])}
+    return ClassFolder(str(folder))
+
+
+def make_evaluator(name: str, data: str | None = None) -> Callable[..., Any]:
+    """The evaluator of a suite. ConfigError for an unknown suite, or for `data` missing or not taken."""
+    suite = build.lookup(SUITES, name, "suite")
+    if suite.user_data and data is None:
+        raise ConfigError(f"suite {name!r} needs --data DIR ({suite.about})")
+    if data is not None and not suite.user_data:
+        raise ConfigError(f"suite {name!r} brings its own data; leave --data away")
+    fields = suite.fields(Path(data or "."))
+    return build.call(build.lookup(EVALUATORS, suite.evaluator, "evaluator"), fields, f"evaluator {suite.evaluator!r}")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """ConfigError for the first unknown suite: before a model is read, not after."""
+    for name in names:
+        build.lookup(SUITES, name, "suite")
