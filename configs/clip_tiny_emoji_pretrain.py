@@ -18,6 +18,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint_every = 2 if tiny else 200
     config.log_every = 1 if tiny else 10
     config.init = ""
+    config.export = "hf"
+    config.frozen = ()
+    config.average = None
+    config.guard = dict(window=64, sigmas=6.0, max_in_row=20)
+    config.checkpoint = dict(keep_last=2)
 
     width = 32 if tiny else 128
     config.model = dict(

@@ -46,7 +46,9 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
     """`x` [..., in] times `kernel` [in, out], in the dtype of `x`."""
     if isinstance(kernel, Leaf):
         return kernel.matmul(x)
-    return x @ kernel.astype(x.dtype)
+    # Flat, so that the kernel's gradient is one 2-D product as well: what a CPU has a fast routine for.
+    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def take(kernel: Kernel, ids: jax.Array, dtype: Any) -> jax.Array:

@@ -104,6 +104,7 @@ def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
 
 
 @runtime_checkable
+@runtime_checkable
 class Reader(Protocol):
     """Random access to published tensors."""
 

@@ -18,6 +18,10 @@ Batch = Mapping[str, Any]
 Metrics = dict[str, Any]
 
 
+Leaf = Any
+"""A field of a pytree: an array, or the shape or the sharding of one where jax maps over the tree."""
+
+
 class Variables(NamedTuple):
     """What a task initializes: `params` are trained, `state` is carried (batch statistics, queues)."""
 

@@ -81,7 +81,9 @@ def write(
     for count, shard in enumerate(_shards(tensors, shard_bytes), 1):
         total += sum(tensor.nbytes for tensor in shard.values())
         weight_map |= dict.fromkeys(shard, count)
-        save_file(shard, directory / f"{stem}.{count}.part", metadata={"format": "pt"})
+        part = directory / f"{stem}.{count}.part"
+        save_file(shard, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors writes for the owner alone
     if count == 1:
         (directory / f"{stem}.1.part").replace(directory / single)
         return [single]

@@ -1,21 +1,52 @@
 """Activation functions under the names that published configurations use."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jvlm.core.build import lookup
+from jvlm.nn.reductions import opaque
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """`x * sigmoid(1.702 x)`, the approximation that OpenAI's CLIP was trained with."""
+def _written_out(fn: Callable[[jax.Array], jax.Array], slope: Callable[[jax.Array], jax.Array]) -> Any:
+    """`fn` whose gradient is `slope(x)` times the cotangent, computed once (see `nn/reductions.py`)."""
+    with_slope = jax.custom_vjp(fn)
+    with_slope.defvjp(lambda x: (fn(x), x), lambda x, cotangent: (opaque(cotangent * slope(x)),))
+    return with_slope
+
+
+def _gelu_slope(x: jax.Array) -> jax.Array:
+    density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + jax.lax.erf(x / math.sqrt(2))) + x * density
+
+
+def _gelu_tanh_slope(x: jax.Array) -> jax.Array:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    t = jnp.tanh(inner)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * jnp.square(x))
+
+
+def _quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def _quick_gelu_slope(x: jax.Array) -> jax.Array:
+    s = jax.nn.sigmoid(1.702 * x)
+    return s + 1.702 * x * s * (1 - s)
+
+
+gelu = _written_out(lambda x: jax.nn.gelu(x, approximate=False), _gelu_slope)
+gelu_tanh = _written_out(lambda x: jax.nn.gelu(x, approximate=True), _gelu_tanh_slope)
+quick_gelu = _written_out(_quick_gelu, _quick_gelu_slope)
+"""`x * sigmoid(1.702 x)`, the approximation that OpenAI's CLIP was trained with."""
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jvlm.core import leaves
 from jvlm.core.sharding import Names
 from jvlm.nn.axes import named
+from jvlm.nn.reductions import add_bias
 
 Initializer = nn.initializers.Initializer
 
@@ -37,7 +38,7 @@ class Dense(nn.Module):
         y = leaves.matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
             bias = self.param("bias", named(self.bias_init, self.axes[1:]), (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+            y = add_bias(y, bias)
         return y
 
 

@@ -7,6 +7,32 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jvlm.nn.axes import named
+from jvlm.nn.reductions import mean_last, sum_rows
+
+
+@jax.custom_vjp
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis, all in float32."""
+    return _layer_norm(x, scale, bias, eps)[0]
+
+
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array, Any]:
+    # Two passes: E[x^2] - E[x]^2 loses the variance of activations with a large mean.
+    centered = x - mean_last(x)
+    inverse = jax.lax.rsqrt(mean_last(jnp.square(centered)) + eps)
+    normal = centered * inverse
+    return normal * scale + bias, (normal, inverse, scale, bias)
+
+
+def _backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    normal, inverse, scale, bias = saved
+    d = cotangent * scale
+    dx = (d - mean_last(d) - normal * mean_last(d * normal)) * inverse
+    dscale, dbias = sum_rows(cotangent * normal), sum_rows(cotangent)
+    return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+
+
+layer_norm.defvjp(_layer_norm, _backward)
 
 
 class LayerNorm(nn.Module):
@@ -20,12 +46,8 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", named(nn.initializers.ones_init(), ("embed",)), (width,), jnp.float32)
         bias = self.param("bias", named(nn.initializers.zeros_init(), ("embed",)), (width,), jnp.float32)
-        x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        # Two passes: E[x^2] - E[x]^2 loses the variance of activations with a large mean.
-        centered = x - mean
-        y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.eps)
-        return (y * scale + bias).astype(self.dtype)
+        y = layer_norm(x.astype(jnp.float32), scale, bias, self.eps)
+        return y.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):

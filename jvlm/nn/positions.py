@@ -1,4 +1,4 @@
-"""Position embeddings and their resampling for another resolution."""
+"""Fixed position embeddings."""
 
 import jax.numpy as jnp
 import numpy as np

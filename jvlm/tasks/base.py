@@ -1,7 +1,7 @@
 """What differs between trainings: a Task, and the accumulation of gradients that most tasks share."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jvlm.transforms.freeze import combine
 LossFn = Callable[[Params, Params, Batch, jax.Array], Loss]
 
 
+@runtime_checkable
 class Task(Protocol):
     """A training as four pure functions. `params` passed to `grads` may miss frozen leaves, given in `frozen`.
 

@@ -107,7 +107,8 @@ class Contrastive:
         return out, dict(updates)
 
     def _pair_loss(self, out: DualOutput, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        assert out.zimg is not None and out.ztxt is not None
+        if out.zimg is None or out.ztxt is None:
+            raise ValueError("a contrastive loss needs both towers' embeddings")
         scale = clipped_scale(params["logit_scale"])
         total, weight = contrastive_loss(
             self.kind,
@@ -129,8 +130,8 @@ def _merge(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def _vjp_with_state(fn: Any, params: Params) -> tuple[Any, Any, Params]:
-    def primal(params: Params) -> tuple[Any, Params]:
+def _vjp_with_state(fn: Any, params: Params) -> tuple[Any, Any, Any]:
+    def primal(params: Params) -> tuple[Any, Any]:
         zimg, ztxt, state = fn(params)
         return (zimg, ztxt), state
 

@@ -81,6 +81,11 @@ def apply_override(config: ConfigDict, override: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if node[last] is None or isinstance(node[last], ConfigDict | tuple | list):
+        # A part of the configuration is replaced whole; None stands for any type.
+        with config.unlocked(), config.ignore_type():
+            node[last] = tuple(value) if isinstance(value, list) else value
+        return
     try:
         node[last] = value
     except TypeError:

@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jvlm.core.types import Leaf
+
 
 class Guard(struct.PyTreeNode):
     """The last accepted losses (`losses` [W], `seen` of them so far) and counts of skipped steps."""
 
-    losses: jax.Array
-    seen: jax.Array
-    skipped: jax.Array
-    skipped_in_row: jax.Array
+    losses: Leaf
+    seen: Leaf
+    skipped: Leaf
+    skipped_in_row: Leaf
 
     @classmethod
     def create(cls, window: int) -> "Guard":

@@ -1,10 +1,12 @@
 """The training loop: build, restore, then for each step update, log, checkpoint, evaluate."""
 
+import shutil
 import time
 from functools import partial
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from jvlm.checkpoint.initialize import initialize_from
@@ -12,8 +14,10 @@ from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
 from jvlm.core.errors import UserError
 from jvlm.core.files import absolute, write_json
+from jvlm.interop.pretrained import Pretrained
 from jvlm.train.data import make_data
-from jvlm.train.evaluate import Evaluations
+from jvlm.train.evaluate import Evaluations, variables
+from jvlm.train.pretrained import save as save_pretrained
 from jvlm.train.pretrained import write_model
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
@@ -74,6 +78,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             if notice.reason:
                 terminal.close()
                 return status.write("preempted", step, notice.reason)
+            export(run, state, folder)
             evaluations.finish(state, step, writers, terminal)
             terminal.close()
             writers.close()
@@ -140,6 +145,17 @@ def compile_step(run: Run, state: TrainState) -> Any:
 def save(checkpoints: Checkpoints, state: TrainState, data: Any) -> None:
     """Writes the state and the position in the data that belongs to it."""
     checkpoints.save(int(state.step), state, {"position": data.position, "counters": dict(data.counters)})
+
+
+def export(run: Run, state: TrainState, folder: epath.Path) -> None:
+    """Writes `export/` in the workdir when `config.export` names a format, replacing that of a shorter run."""
+    if not run.config.get("export") or jax.process_count() > 1:
+        return
+    whole = variables(state)
+    params = whole.pop("params")
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {})
+    save_pretrained(trained, str(folder / "export"), format=run.config["export"])
 
 
 def inspect(run: Run, step: int, metrics: Any, writers: Writers, terminal: Terminal) -> None:

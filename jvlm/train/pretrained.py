@@ -1,10 +1,15 @@
 """`jvlm.load` and `jvlm.save`: any supported directory, published or a workdir, to a model in memory and back."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jvlm import models
+from jvlm.checkpoint.manager import Checkpoints
 from jvlm.checkpoint.manifest import parse_step
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.build import lookup
@@ -12,7 +17,7 @@ from jvlm.core.errors import UserError
 from jvlm.core.files import absolute, write_json
 from jvlm.core.tree import flatten, unflatten
 from jvlm.data.processor import Processor
-from jvlm.interop.directory import Placement, load_directory, save_directory
+from jvlm.interop.directory import Placement, load_directory, save_directory, write_whole
 from jvlm.interop.pretrained import Pretrained
 
 MODEL_FILE, PROCESSOR = "model.json", "processor"
@@ -39,7 +44,31 @@ def save(pretrained: Pretrained, path: str | Path, *, format: str = "hf") -> Non
     lookup(FORMATS, format, "format")(pretrained, Path(path))
 
 
-FORMATS = {"hf": save_directory}
+def save_workdir(pretrained: Pretrained, path: Path) -> None:
+    """Writes a workdir at step 0 that `load`, every verb and `config.init` accept."""
+
+    def fill(part: Path) -> None:
+        write_model(part, pretrained.config, pretrained.processor)
+        checkpoints = Checkpoints(part / "checkpoints", asynchronous=False)
+        tree = {"params": jax.tree.map(jnp.asarray, pretrained.params)}
+        if pretrained.state:
+            tree["state"] = jax.tree.map(jnp.asarray, pretrained.state)
+        checkpoints.save(0, tree, {"position": 0, "counters": {}})
+        checkpoints.close()
+        write_json(part / "status.json", dict(status="finished", step=0, reason="imported"))
+
+    write_whole(path, fill)
+
+
+FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {"hf": save_directory, "jvlm": save_workdir}
+
+
+def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) -> list[str]:
+    """The captions that two models' tokenizers turn into different tokens before padding."""
+    if a.processor.tokenizer is None or b.processor.tokenizer is None:
+        raise UserError("one of the two formats has no tokenizer, so captions cannot be compared")
+    one, other = a.processor.tokenizer, b.processor.tokenizer
+    return [caption for caption in captions if one.encode(caption) != other.encode(caption)]
 
 
 def write_model(workdir: Any, config: dict[str, Any], processor: Processor) -> None:

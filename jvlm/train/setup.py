@@ -24,7 +24,7 @@ from jvlm.interop.pretrained import Pretrained
 from jvlm.tasks import TASKS, Task
 from jvlm.train.config import to_plain
 from jvlm.train.optim import make_optimizer
-from jvlm.train.pretrained import load
+from jvlm.train.pretrained import FORMATS, load
 from jvlm.train.state import abstract_variables
 from jvlm.transforms.freeze import partition
 
@@ -64,6 +64,8 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
     if plain["batch_size"] % (micro * batch_shards(mesh)):
         parts = f"{micro} micro-batches on {batch_shards(mesh)} devices"
         raise ConfigError(f"batch_size {plain['batch_size']} does not divide into {parts}")
+    if plain.get("export"):
+        build.lookup(FORMATS, plain["export"], "export format")
     subtree, source = _source(plain["init"], abstract)
     model_config = dict(plain["model"])
     processor = None

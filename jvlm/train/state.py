@@ -9,7 +9,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jvlm.core.sharding import Rules, shard_like, shard_params
-from jvlm.core.types import Batch, Params
+from jvlm.core.types import Batch, Leaf, Params
 from jvlm.nn.axes import split
 from jvlm.tasks import Task
 from jvlm.train.guard import Guard
@@ -22,13 +22,13 @@ class TrainState(struct.PyTreeNode):
     `average` is the exponential moving average of `params`, or None. `guard` watches the loss.
     """
 
-    step: jax.Array
-    params: Params
-    frozen: Params
-    state: Params
-    opt_state: Any
-    average: Params | None
-    guard: Guard
+    step: Leaf
+    params: Leaf
+    frozen: Leaf
+    state: Leaf
+    opt_state: Leaf
+    average: Leaf
+    guard: Leaf
 
 
 def abstract_variables(task: Task, batch: Batch) -> tuple[Params, Params, Params]:

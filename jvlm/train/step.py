@@ -32,7 +32,7 @@ def make_step(
     def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(seed, state.step)
         out = task.grads(state.params, state.frozen, state.state, split_batch(batch, micro_batches), key)
-        norm = optax.global_norm(out.grads)
+        norm = optax.tree.norm(out.grads)
         accepted = state.guard.accepts(out.loss, norm, sigmas)
 
         def keep(new: Any, old: Any) -> Any:

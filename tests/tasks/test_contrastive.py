@@ -29,10 +29,10 @@ def make(kind: str, **options: Any) -> tuple[Any, dict[str, Any], dict[str, np.n
     return TASKS["contrastive"](model, kind=kind, **options), variables["params"], batch
 
 
-def reference(task: Any, kind: str, params: Any, batches: dict[str, jax.Array], rng: jax.Array) -> Any:
+def reference(task: Any, kind: str, params: Any, batches: Any, rng: jax.Array) -> Any:
     """The loss of all micro-batches as one batch, by the global definition and plain differentiation."""
 
-    def loss(params: Any) -> jax.Array:
+    def loss(params: Any) -> Any:
         outs = []
         for index in range(batches["image"].shape[0]):
             rngs = {"dropout": jax.random.fold_in(rng, index)}

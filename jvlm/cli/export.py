@@ -1,0 +1,47 @@
+"""Writes a workdir or a model directory in a format that other libraries open.
+
+example:
+  jvlm export runs/demo exported --format hf
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a workdir, a checkpoint step, or a model directory")
+    parser.add_argument("target", metavar="DIR", help="the directory to write; must not exist")
+    parser.add_argument("--format", default="hf", help="hf or open_clip (default: hf)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as stored")
+    parser.add_argument("--captions", metavar="FILE", help="count the lines that the two formats tokenize differently")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+    from pathlib import Path
+
+    import jax
+
+    import jvlm
+    from jvlm.cli.main import print_json
+    from jvlm.core.build import lookup
+    from jvlm.train.pretrained import FORMATS as WRITERS
+    from jvlm.train.pretrained import differing_captions
+
+    lookup(WRITERS, args.format, "format")
+    source = jvlm.load(args.source)
+    if args.dtype:
+        source = replace(source, params=jax.tree.map(lambda x: x.astype(args.dtype), source.params))
+    jvlm.save(source, args.target, format=args.format)
+    report: dict[str, object] = dict(directory=args.target, format=args.format)
+    if args.captions:
+        captions = [line for line in Path(args.captions).read_text().splitlines() if line.strip()]
+        written = jvlm.load(args.target)
+        report |= dict(captions=len(captions), tokenized_differently=len(differing_captions(source, written, captions)))
+    if args.json:
+        print_json(report)
+    else:
+        print(f"wrote {args.target} ({args.format})")
+        if args.captions:
+            print(f"{report['tokenized_differently']} of {report['captions']} captions are tokenized differently there")
+    return 0

@@ -1,0 +1,56 @@
+"""A toy run for the training tests, and how to start it as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jvlm.train.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "model.text.vocab_size=49408",
+    "model.text.width=16",
+    "model.text.mlp_dim=16",
+    "model.image.width=16",
+    "model.image.mlp_dim=16",
+    "model.image.depth=1",
+    "model.embed_dim=16",
+    "evals={}",
+    "export=''",
+)
+
+
+def toy_config(*overrides: str) -> ConfigDict:
+    """The demo's configuration at its smallest, without evaluations."""
+    return load_config(str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny", [*SMALL, *overrides])
+
+
+def start(workdir: Path, *overrides: str, devices: int = 1) -> subprocess.Popen[str]:
+    """`jvlm train` on the toy configuration as a process with that many CPU devices."""
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+    }
+    command = [sys.executable, "-m", "jvlm.cli.train", "--workdir", str(workdir)]
+    command += ["--config", str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny"]
+    command += [f"--config.{text}" for text in (*SMALL, *overrides)]
+    return subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Its output; fails unless the process ended well."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Loss by step from `metrics.jsonl`."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records if "loss" in record}

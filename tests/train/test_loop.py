@@ -1,0 +1,92 @@
+"""What the loop promises besides resuming: refusals, stops, frozen parts, and one-line errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvlm.checkpoint.parts import read_parts
+from jvlm.core.errors import ConfigError, UserError
+from jvlm.core.tree import flatten
+from jvlm.train.config import apply_override
+from jvlm.train.guard import Guard
+from jvlm.train.loop import train
+from tests.train.cases import toy_config
+
+
+def test_a_refused_step_changes_nothing_and_many_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    config = toy_config("optimizer.lr=1e30", "guard={'max_in_row': 3}", "steps=12", "optimizer.schedule.warmup=0")
+    with pytest.raises(UserError, match=r"3 updates in a row were refused.*lower optimizer\.lr"):
+        train(config, str(tmp_path / "run"), quiet=True)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "failed" and "refused" in status["reason"]
+
+
+def test_the_guard_refuses_what_is_not_finite_or_spikes_and_counts() -> None:
+    guard = Guard.create(8)
+    for loss in (1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0, 1.0):
+        assert guard.accepts(jnp.float32(loss), jnp.float32(1.0))
+        guard = guard.record(jnp.float32(loss), jnp.bool_(True))
+    for loss, norm in ((jnp.nan, 1.0), (1.0, jnp.inf), (5.0, 1.0)):
+        accepted = guard.accepts(jnp.float32(loss), jnp.float32(norm))
+        assert not accepted
+        guard = guard.record(jnp.float32(loss), accepted)
+    assert int(guard.skipped) == int(guard.skipped_in_row) == 3
+    guard = guard.record(jnp.float32(1.0), guard.accepts(jnp.float32(1.0), jnp.float32(1.0)))
+    assert int(guard.skipped) == 3 and int(guard.skipped_in_row) == 0
+
+
+def test_frozen_parameters_keep_their_bits_and_have_no_optimizer_state(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    train(toy_config("frozen=['image_tower/*']", "checkpoint={'keep_last': 9}"), str(workdir), quiet=True)
+    first = read_parts(workdir / "checkpoints" / "00000002", ("frozen", "params", "opt_state"))
+    last = read_parts(workdir / "checkpoints" / "00000004", ("frozen", "params"))
+    jax.tree.map(np.testing.assert_array_equal, first.tree["frozen"], last.tree["frozen"])
+    assert not any("image_tower" in path for path in flatten(first.tree["opt_state"]))
+    moved = [np.any(a != b) for a, b in zip(*(jax.tree.leaves(x.tree["params"]) for x in (first, last)))]
+    assert any(moved)
+
+
+def test_an_average_follows_the_parameters(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    train(toy_config("average=0.5", "steps=2", "optimizer.schedule.warmup=0"), str(workdir), quiet=True)
+    tree: Any = read_parts(workdir / "checkpoints", ("params", "average")).tree
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), tree["params"], tree["average"])
+    assert max(jax.tree.leaves(gaps)) > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", r"optimizer has no key 'lrr'.*did you mean 'lr'"),
+        ("setps=3", r"has no key 'setps'.*did you mean 'steps'"),
+        ("steps='many'", r"--config\.steps='many' is a str, but the key holds a int"),
+        ("steps", r"has no '='"),
+    ],
+)
+def test_a_wrong_override_names_the_nearest_right_one(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        apply_override(toy_config(), override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task={'name': 'contrastve'}", "did you mean 'contrastive'"),
+        ("model={'family': 'clop'}", "did you mean 'clip'"),
+        ("data={'name': 'emoji', 'split': 'tran'}", "did you mean 'train'"),
+        ("optimizer={'name': 'adam', 'lr': 1.0}", "did you mean 'adamw'"),
+        ("frozen=['image_towr/*']", "matches no parameter"),
+        ("batch_size=15", "does not divide"),
+        ("pipeline={'augment': {'flop': 1}}", "did you mean 'flip'"),
+        ("evals={'x': {'evaluator': 'retrival'}}", "did you mean 'retrieval'"),
+    ],
+)
+def test_a_wrong_value_is_named_before_anything_is_trained(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(toy_config(override), str(tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run" / "checkpoints").exists() or not list((tmp_path / "run" / "checkpoints").iterdir())
