@@ -155,9 +155,9 @@ SIZES: dict[str, dict[str, int]] = {
 """Widths and depths by the letter the papers use; open_clip's bigG is `G`."""
 
 
-def vit(size: str | None = None, **fields: Any) -> ViT:
+def vit(size: str | None = None, dtype: Any = "float32", **fields: Any) -> ViT:
     """A ViT from `size` (a key of `SIZES`) and fields that complete or override it."""
-    return ViT(**{**(SIZES[size] if size else {}), **fields})
+    return ViT(**{**(SIZES[size] if size else {}), **fields, "dtype": jnp.dtype(dtype)})
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

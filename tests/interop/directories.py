@@ -22,7 +22,7 @@ def perturbed(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """`model` for evaluation with noise on everything it stores, so that no zero or one hides a wrong path."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        for name, x in model.state_dict().items():
             if x.is_floating_point():
                 noise = torch.randn(x.shape, generator=generator) * 0.05
                 x.add_(noise.abs() if name.endswith("running_var") else noise)

@@ -1,0 +1,205 @@
+"""Properties of every family in MODELS, at tiny size."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvlm import models
+from jvlm.core import sharding
+from jvlm.core.tree import flatten, map_paths
+from tests.models_util import abstract, initialize, inputs, tiny
+
+AXES = {"layers", "embed", "heads", "mlp", "vocab", "patch", None}
+MESHES = {
+    "dp": dict(data=8),
+    "fsdp": dict(data=2, fsdp=4),
+    "fsdp_tp": dict(data=2, fsdp=2, tensor=2),
+}
+families = pytest.mark.parametrize("family", models.MODELS)
+
+
+@functools.cache
+def initial(family: str) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    """(model, variables, names, inputs of a batch of 8)."""
+    model, variables, names = initialize(tiny(family))
+    return model, variables, names, inputs(model, batch=8)
+
+
+def forward(model: Any) -> Callable[..., Any]:
+    return jax.jit(lambda variables, given: model.apply(variables, **given))
+
+
+def objective(model: Any) -> Callable[..., Any]:
+    """A training step's (value, gradient, new state) of a random linear function of every output."""
+
+    def value(params: Any, state: Any, given: Any) -> tuple[jax.Array, Any]:
+        rngs = {"dropout": jax.random.key(1)}
+        out, new = model.apply({"params": params, **state}, **given, train=True, rngs=rngs, mutable=list(state))
+        rng = np.random.default_rng(2)
+        terms = [(x * rng.normal(size=x.shape).astype(np.float32)).sum() for x in jax.tree.leaves(out)]
+        return jnp.stack(terms).sum(), (out, new)
+
+    return jax.jit(jax.value_and_grad(value, has_aux=True))
+
+
+def parts(variables: dict[str, Any]) -> tuple[Any, Any]:
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+
+@functools.cache
+def expected(family: str) -> Any:
+    model, variables, _, given = initial(family)
+    return jax.tree.map(np.asarray, objective(model)(*parts(variables), given))
+
+
+def assert_near(actual: Any, wanted: Any, tolerance: float) -> None:
+    def compare(path: Any, a: Any, b: Any) -> None:
+        difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
+        scale = max(1.0, np.abs(np.asarray(b, np.float64)).max())
+        assert difference <= tolerance * scale, f"{jax.tree_util.keystr(path)} differs by {difference}"
+
+    jax.tree_util.tree_map_with_path(compare, actual, wanted)
+
+
+@families
+def test_every_kernel_has_logical_names(family: str) -> None:
+    shapes, names = abstract(models.create(tiny(family)))
+    flat = flatten(names)
+    for path, shape in flatten(shapes).items():
+        assert len(flat[path]) == shape.ndim, path
+        assert set(flat[path]) <= AXES, path
+        assert ("/layers/" in path) == ("layers" in flat[path]), path
+        if path.endswith(("kernel", "embedding")):
+            assert set(flat[path]) - {"layers", None}, path
+
+
+@families
+def test_scanned_equals_unrolled(family: str) -> None:
+    model, variables, _, given = initial(family)
+    if family == "align":
+        given = dict(tokens=given["tokens"])  # only the text tower is a stack
+    unrolled = models.create(tiny(family, scan=False))
+    shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shapes(abstract(unrolled)[0]) == shapes(abstract(model)[0])
+    assert_near(forward(unrolled)(variables, given), forward(model)(variables, given), 1e-6)
+    assert "stablehlo.while" in forward(model).lower(variables, given).as_text()
+    assert "stablehlo.while" not in forward(unrolled).lower(variables, given).as_text()
+
+
+@families
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputing_changes_neither_value_nor_gradient(family: str, remat: str) -> None:
+    _, variables, _, given = initial(family)
+    actual = objective(models.create(tiny(family, remat=remat)))(*parts(variables), given)
+    assert_near(actual, expected(family), 1e-6)
+
+
+@families
+def test_recomputing_everything_recomputes(family: str) -> None:
+    _, variables, _, given = initial(family)
+    params, state = parts(variables)
+
+    def products(remat: str) -> int:
+        step = objective(models.create(tiny(family, remat=remat, scan=False)))
+        return step.lower(params, state, given).as_text().count("stablehlo.dot_general")
+
+    assert products("none") < products("full")
+
+
+@families
+@pytest.mark.parametrize("preset", MESHES)
+def test_sharded_equals_unsharded(family: str, preset: str) -> None:
+    model, variables, names, given = initial(family)
+    mesh, rules = sharding.make_mesh(MESHES[preset]), sharding.PRESETS[preset]
+    shardings = sharding.shard_params(variables, names, mesh, rules)
+    placed = jax.device_put(variables, shardings)
+    if preset != "dp":
+        assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(placed["params"]))
+    with sharding.use(mesh, rules):
+        actual = objective(model)(*parts(placed), sharding.put_batch(given, mesh))
+    assert_near(actual, expected(family), 1e-5)
+
+
+@families
+def test_bfloat16_stays_near(family: str) -> None:
+    model, variables, _, given = initial(family)
+    low = models.create(tiny(family, dtype="bfloat16"))
+    assert low != model
+    assert_near(forward(low)(variables, given), forward(model)(variables, given), 0.05)
+
+
+@families
+def test_stack_of_bfloat16_parameters_is_accepted(family: str) -> None:
+    model, variables, _, given = initial(family)
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    assert_near(forward(model)(low, given), forward(model)(variables, given), 0.05)
+
+
+@families
+def test_dropout_is_off_in_evaluation(family: str) -> None:
+    _, variables, _, given = initial(family)
+    if family in ("align", "clip", "siglip"):
+        dropping = models.create(tiny(family, text=dict(dropout=0.5)))
+    else:
+        dropping = models.create(tiny(family, dropout=0.5))
+    out, reference = (forward(m)(variables, given) for m in (dropping, models.create(tiny(family))))
+    assert_near(out, reference, 0.0)
+    (_, (trained, _)), _ = objective(dropping)(*parts(variables), given)
+    differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), trained, reference)
+    assert max(jax.tree.leaves(differences)) > 1e-3
+
+
+@pytest.mark.parametrize(("pool", "end"), [("eos", 50), ("highest", 63)])
+def test_what_follows_the_end_token_does_not_change_a_clip_text(pool: str, end: int) -> None:
+    model, variables, _ = initialize(tiny("clip", text=dict(pool=pool, eos_id=50)))
+    tokens = inputs(model)["tokens"] % 50
+    tokens[:, 4] = end
+    other = tokens.copy()
+    other[:, 5:] = (other[:, 5:] + 7) % 50
+    run = forward(model)
+    assert_near(run(variables, dict(tokens=tokens)).ztxt, run(variables, dict(tokens=other)).ztxt, 0.0)
+    other[:, 3] = (other[:, 3] + 7) % 50
+    assert np.abs(run(variables, dict(tokens=tokens)).ztxt - run(variables, dict(tokens=other)).ztxt).max() > 1e-3
+
+
+def test_padding_does_not_change_a_bert_text() -> None:
+    model, variables, _, given = initial("bert")
+    tokens = np.maximum(given["tokens"][:, :5], 1)
+    longer = np.pad(tokens, ((0, 0), (0, 3)))
+    short, long = (forward(model)(variables, dict(tokens=x)) for x in (tokens, longer))
+    assert_near((short.tokens, short.pooled), (long.tokens[:, :5], long.pooled), 1e-6)
+
+
+def test_patch_dropout_keeps_the_class_token_and_is_off_in_evaluation() -> None:
+    fields = tiny("vit", patch_dropout=0.5, norm_tokens=False, image_size=32)
+    model, variables, _ = initialize(fields)
+    plain = models.create({**fields, "patch_dropout": 0.0})
+    given = inputs(model)
+    assert_near(forward(model)(variables, given), forward(plain)(variables, given), 0.0)
+    # Blocks of zeros pass their input on, so that the sequence shows what was kept.
+    params = map_paths(lambda path, x: x * 0 if path.startswith("blocks/") else x, variables["params"])
+    whole = forward(plain)({"params": params}, given).tokens
+    rngs = {"dropout": jax.random.key(0)}
+    out: Any = model.apply({"params": params}, given["image"], train=True, rngs=rngs)
+    assert out.tokens.shape[1] == 1 + 8
+    assert_near(out.tokens[:, 0], whole[:, 0], 1e-6)
+    for kept, sequence in zip(out.tokens, whole):
+        at = [int(np.abs(sequence - token).max(-1).argmin()) for token in kept]
+        assert at == sorted(set(at))
+        assert_near(kept, sequence[np.array(at)], 1e-6)
+
+
+def test_running_statistics_follow_the_batches_of_training_alone() -> None:
+    model, variables, _, given = initial("align")
+    params, state = parts(variables)
+    _, still = model.apply(variables, given["image"], given["tokens"], mutable=["batch_stats"])
+    assert_near(still["batch_stats"], state["batch_stats"], 0.0)
+    (_, (_, moved)), _ = objective(model)(params, state, given)
+    before, after = flatten(state["batch_stats"]), flatten(moved["batch_stats"])
+    assert before.keys() == after.keys()
+    assert all(np.abs(after[path] - before[path]).max() > 0 for path in before)
