@@ -6,6 +6,7 @@ NASTY = [
     "a photo of a cat",
     "A  photo\tof \n a café",
     "don't we'LL I'M they'd",
+    "it'ſ old",  # a long s is an s when case is ignored
     "&amp;amp; &lt;b&gt; rock &amp; roll",
     "donâ€™t mend me",
     "👩‍👩‍👧‍👦🐶 ok",

@@ -107,6 +107,13 @@ def test_truncated_jpegs_are_corrupt_for_every_decoder(decoder, cut):
     assert error.value.cause == "corrupt picture"
 
 
+def test_opencv_never_sees_a_jpeg_without_its_end(monkeypatch):
+    # Its 4.x releases fill the missing part in silence.
+    monkeypatch.setattr("jvlm.data.augment._opencv", lambda *_: pytest.fail("asked opencv"))
+    with pytest.raises(image_ops.BadPicture):
+        augmented(pictures.jpeg()[:-200], ImageSpec.clip(32), Augment(decoder="opencv"), rng())
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_in_training_too():
     with pytest.raises(image_ops.BadPicture, match="300 MB"):

@@ -30,6 +30,13 @@ def test_epochs_and_seeds_differ_and_a_seed_repeats():
     assert len({tuple(epoch(s, e)) for s in range(3) for e in range(3)}) == 9
 
 
+def test_epochs_visit_the_blocks_in_another_order():
+    order = Shuffled(100, 0, 10, 1)
+    visits = [[order(epoch * 100 + i * 10).index // 10 for i in range(10)] for epoch in range(2)]
+    assert sorted(visits[0]) == sorted(visits[1])
+    assert visits[0] != visits[1]
+
+
 def test_the_order_never_changes():
     assert permutation(10, 1, 2).tolist() == [1, 3, 7, 9, 2, 8, 6, 4, 5, 0]
     order = Shuffled(20, 5, 3, 2)
