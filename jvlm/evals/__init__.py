@@ -1,32 +1,49 @@
 """Every evaluator, by the name that a suite's or a configuration's `evaluator` uses; imported when it is made.
 
-An evaluator is made from plain fields and called with an `Encoder`; it returns `{metric: Score}`.
+An evaluator is made from plain fields and called with an `Encoder`; it returns `{metric: Score}`. ConfigError
+names a field that it does not have.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from jvlm.core import build
+
 
 def _retrieval(**fields: Any) -> Callable[..., Any]:
     from jvlm.evals.retrieval import Retrieval
 
-    return Retrieval(**fields)
+    return build.call(Retrieval, fields, "evaluator 'retrieval'")
 
 
 def _nearest_pixels(**fields: Any) -> Callable[..., Any]:
     from jvlm.evals.nearest_pixels import NearestPixels
 
-    return NearestPixels(**fields)
+    return build.call(NearestPixels, fields, "evaluator 'nearest_pixels'")
 
 
 def _zero_shot(**fields: Any) -> Callable[..., Any]:
     from jvlm.evals.zero_shot import ZeroShot
 
-    return ZeroShot(**fields)
+    return build.call(ZeroShot, fields, "evaluator 'zero_shot'")
+
+
+def _linear_probe(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.linear_probe import LinearProbe
+
+    return build.call(LinearProbe, fields, "evaluator 'linear_probe'")
+
+
+def _knn(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.knn import NearestNeighbours
+
+    return build.call(NearestNeighbours, fields, "evaluator 'knn'")
 
 
 EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
     "retrieval": _retrieval,
     "nearest_pixels": _nearest_pixels,
     "zero_shot": _zero_shot,
+    "linear_probe": _linear_probe,
+    "knn": _knn,
 }

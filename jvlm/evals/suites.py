@@ -55,8 +55,12 @@ SUITES: dict[str, Suite] = {
         lambda _: dict(data=_emoji("style"), templates="plain"),
         "the held-out style, classified by the emoji's names",
     ),
+    "linear_probe_style": Suite("linear_probe", _emoji_train_test, "the held-out style, fitted on the four others"),
+    "knn_style": Suite("knn", _emoji_train_test, "the held-out style, by its neighbours in the four others"),
     "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR: pictures with captions", True),
     "zero_shot": Suite("zero_shot", lambda d: dict(data=user_data(d)), "DIR/CLASS/PICTURE, or labelled shards", True),
+    "linear_probe": Suite("linear_probe", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
+    "knn": Suite("knn", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
 }
 
 
