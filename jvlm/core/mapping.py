@@ -214,7 +214,8 @@ class _Builder:
                     f"the tensor {name!r} has shape {self.reader.shape(name)}, "
                     f"but {self.path!r} needs {shape}: the configuration and the weights disagree"
                 )
-            array = np.asarray(whole[index])
+            array = whole[index]
+        array = np.asarray(array)  # a scalar that was indexed is no array
         return array if self.dtype is None else array.astype(self.dtype)
 
 

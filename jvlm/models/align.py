@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jvlm.core.build import call
 from jvlm.models.bert import VARIANTS as BERT
 from jvlm.models.bert import Bert
 from jvlm.models.dual_encoder import DualEncoder
@@ -32,7 +33,7 @@ def align(
     tokens: dict[str, Any] = dict(pool="first", dtype=jnp.dtype(dtype), scan=scan, remat=remat)
     return DualEncoder(
         image_tower=image_tower,
-        text_tower=Bert(**(tokens | text)),
+        text_tower=call(Bert, tokens | text, "the text tower"),
         text_proj=Dense(embed_dim, ("embed", None), kernel_init=normal(0.02), dtype=jnp.dtype(dtype)),
         scale_init=scale_init,
         divide=True,

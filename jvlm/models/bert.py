@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jvlm.core.build import call
 from jvlm.core.sharding import constrain
 from jvlm.models.text import TextOutput
 from jvlm.nn import masks
@@ -89,7 +90,7 @@ class Bert(nn.Module):
 
 def bert(*, dtype: Any = "float32", **fields: Any) -> Bert:
     """A `Bert` from plain fields."""
-    return Bert(dtype=jnp.dtype(dtype), **fields)
+    return call(Bert, dict(fields, dtype=jnp.dtype(dtype)), "model 'bert'")
 
 
 _BASE: dict[str, Any] = dict(width=768, depth=12, num_heads=12, mlp_dim=3072)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jvlm.core.build import call
 from jvlm.models.dual_encoder import DualEncoder
 from jvlm.models.text import TextTransformer
 from jvlm.models.vit import SIZES, ViT
@@ -27,8 +28,8 @@ def clip(
     shared: dict[str, Any] = dict(act=act, dtype=dtype, scan=scan, remat=remat)
     vision: dict[str, Any] = dict(pool="cls", pre_norm=True, norm_tokens=False, patch_bias=False, eps=1e-5)
     return DualEncoder(
-        image_tower=ViT(**(vision | shared | image)),
-        text_tower=TextTransformer(**(shared | text)),
+        image_tower=call(ViT, vision | shared | image, "the image tower"),
+        text_tower=call(TextTransformer, shared | text, "the text tower"),
         image_proj=Dense(
             embed_dim, ("embed", None), use_bias=False, dtype=dtype, kernel_init=normal(image["width"] ** -0.5)
         ),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jvlm.core.build import lookup
+from jvlm.core.build import call, lookup
 from jvlm.core.sharding import constrain
 from jvlm.models.vit import VisionOutput
 from jvlm.nn.activations import activation
@@ -187,9 +187,9 @@ class EfficientNet(nn.Module):
 
 def efficientnet(*, stages: Any = B0, square_padding: Any = (), dtype: Any = "float32", **fields: Any) -> EfficientNet:
     """An `EfficientNet` from plain fields; `stages` may be lists, as a JSON file gives them."""
-    return EfficientNet(
+    plain = dict(
         stages=tuple(Stage(*stage) for stage in stages),
         square_padding=tuple(square_padding),
         dtype=jnp.dtype(dtype),
-        **fields,
     )
+    return call(EfficientNet, fields | plain, "the EfficientNet")

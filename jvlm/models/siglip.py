@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jvlm.core.build import call
 from jvlm.models.dual_encoder import DualEncoder
 from jvlm.models.text import TextTransformer
 from jvlm.models.vit import SIZES, ViT
@@ -32,8 +33,8 @@ def siglip(
     vision: dict[str, Any] = dict(pool="map", class_token=False)
     tokens: dict[str, Any] = dict(causal=False, pool="last")
     return DualEncoder(
-        image_tower=ViT(**(vision | shared | image)),
-        text_tower=TextTransformer(**(tokens | shared | text)),
+        image_tower=call(ViT, vision | shared | image, "the image tower"),
+        text_tower=call(TextTransformer, tokens | shared | text, "the text tower"),
         text_proj=Dense(embed_dim or image["width"], ("embed", None), dtype=dtype),
         scale_init=scale_init,
         bias_init=bias_init,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jvlm.core.build import call, lookup
 from jvlm.core.sharding import constrain
 from jvlm.nn.axes import named
 from jvlm.nn.block import Block
@@ -157,7 +158,8 @@ SIZES: dict[str, dict[str, int]] = {
 
 def vit(size: str | None = None, dtype: Any = "float32", **fields: Any) -> ViT:
     """A ViT from `size` (a key of `SIZES`) and fields that complete or override it."""
-    return ViT(**{**(SIZES[size] if size else {}), **fields, "dtype": jnp.dtype(dtype)})
+    shape = lookup(SIZES, size, "ViT size") if size else {}
+    return call(ViT, {**shape, **fields, "dtype": jnp.dtype(dtype)}, "model 'vit'")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
