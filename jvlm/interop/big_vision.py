@@ -13,7 +13,12 @@ from numpy.lib import format as npy
 
 from jvlm.core.errors import UserError
 from jvlm.core.mapping import Bijection, Index, Rule, drop_lead, rule
+from jvlm.data.image_spec import ImageSpec
+from jvlm.data.processor import Processor, TextSpec
+from jvlm.data.tokenizers import FILES, tokenizer_from_files
+from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.table import Config, Table
+from jvlm.interop.weights import Placement, read_weights
 from jvlm.models.dual_encoder import DualEncoder
 
 _SCANNED = "/encoderblock/"
@@ -199,3 +204,19 @@ def config(model: DualEncoder) -> dict[str, Any]:
 
 
 TABLE = Table("siglip", fields, config, rules, ignore=("opt/*",))
+
+
+def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
+    """The SigLIP of an `.npz`, with SigLIP's preprocessing of pictures.
+
+    The file holds no tokenizer: a SentencePiece `.model` or `tokenizer.json` beside it is used; without one the model
+    has no text preprocessing.
+    """
+    reader = NpzReader(path)
+    model, fields, variables = read_weights(TABLE, shapes(reader), reader, dtype, placement)
+    files = {name: (path.parent / name).read_bytes() for name in FILES if (path.parent / name).is_file()}
+    tokenizer = tokenizer_from_files(files) if files else None
+    text = None if tokenizer is None else TextSpec(length=model.text_tower.length, pad_id=tokenizer.pad_id)
+    processor = Processor(ImageSpec.siglip(model.image_tower.image_size), text, tokenizer)
+    params = variables.pop("params")
+    return Pretrained(model, params, variables, {"family": TABLE.family, **fields}, processor, {})

@@ -1,155 +1,29 @@
-"""Published directories, whole: configuration, weights and preprocessing, read and written by format."""
+"""Published model directories, by format: which one a path holds, and how it is read and written."""
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from jvlm import models
-from jvlm.core import mapping
-from jvlm.core.build import merge
-from jvlm.core.errors import UserError, nearest
-from jvlm.core.leaves import Leaf
-from jvlm.core.sharding import Rules, shard_params
-from jvlm.interop import safetensors
-from jvlm.interop.hf import TABLES
-from jvlm.interop.hf import processor as hf_processor
+from jvlm.core.errors import UserError
+from jvlm.interop import big_vision, open_clip, open_clip_directory
+from jvlm.interop.hf import directory as hf
 from jvlm.interop.pretrained import Pretrained
-from jvlm.interop.table import Table, variables_flat, variables_nested
-from jvlm.nn.axes import split
+from jvlm.interop.weights import Placement
 
-Placement = tuple[jax.sharding.Mesh, Rules]
+WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {"hf": hf.save, "open_clip": open_clip_directory.save}
+"""Formats that are written; `hf` is transformers'."""
 
 
 def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
-    """The model of a transformers directory. `dtype` None keeps what is stored.
+    """The model of a transformers or open_clip directory, or of a big_vision `.npz`.
 
-    With `placement` (mesh, sharding rules) every host reads only its own shards. Raises UserError naming a missing
-    file, an unknown model type, or the tensor that does not fit.
+    `dtype` None keeps what is stored. With `placement` (mesh, sharding rules) every host reads only its own shards.
+    Raises UserError naming a missing file, an unknown model type, or the tensor that does not fit.
     """
-    config = _read_json(path / "config.json")
-    model_type = config.get("model_type")
-    if model_type not in TABLES:
-        near = nearest(str(model_type), TABLES)
-        raise UserError(f"{path / 'config.json'}: model_type {model_type!r} is unknown; {near}")
-    table = TABLES[model_type]
-    reader = safetensors.SafetensorsReader(path, renames=table.renames)
-    model, fields, variables = read_weights(table, config, reader, dtype, placement)
-    processor = hf_processor.read(path, model_type, *_limits(model))
-    params = variables.pop("params")
-    return Pretrained(model, params, variables, {"family": table.family, **fields}, processor, config)
-
-
-def read_weights(
-    table: Table, config: Mapping[str, Any], reader: mapping.Reader, dtype: Any | None, placement: Placement | None
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """(model, its fields, its variables) of a published configuration and its tensors."""
-    fields = table.fields(config)
-    model = models.create({"family": table.family, **fields})
-    shapes, names = abstract_variables(model)
-    shardings = None
-    if placement is not None:
-        mesh, rules = placement
-        shardings = variables_flat(shard_params(shapes, names, mesh, rules))
-    flat = mapping.load(
-        table.rules(model), variables_flat(shapes), reader, dtype=dtype, shardings=shardings, ignore=table.ignore
-    )
-    return model, fields, variables_nested(flat)
-
-
-def save_directory(pretrained: Pretrained, path: Path, *, model_type: str | None = None) -> None:
-    """Writes a transformers directory, complete or not at all: a failed write leaves nothing at `path`.
-
-    `model_type` None takes the source's own, or the first one of the family. Weights keep their dtype.
-    """
-    family = pretrained.config["family"]
-    kinds = [name for name, table in TABLES.items() if table.family == family]
-    model_type = model_type or pretrained.published.get("model_type") or next(iter(kinds), None)
-    if model_type not in kinds:
-        raise UserError(f"family {family!r} has no transformers format; {nearest(str(model_type), kinds)}")
-    table = TABLES[model_type]
-
-    def fill(part: Path) -> None:
-        config = table.config(pretrained.model)
-        if pretrained.published.get("model_type") == model_type:
-            config = merge(pretrained.published, config)
-        leaf = jax.tree.leaves(pretrained.params)[0]
-        config["dtype"] = str(np.dtype(leaf.dtype))
-        config.pop("torch_dtype", None)
-        _write_json(part / "config.json", config)
-        safetensors.write(part, mapping.save(table.rules(pretrained.model), _materialized(pretrained)))
-        tower = getattr(pretrained.model, "image_tower", pretrained.model)
-        hf_processor.write(part, pretrained.processor, model_type, getattr(tower, "patch_size", None))
-
-    write_whole(path, fill)
-
-
-def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
-    """Calls `fill` on a folder beside `path`, which then takes its place in one rename.
-
-    Raises UserError when `path` exists and is not an empty folder: nothing that was written is lost.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already exists; choose another directory or remove it")
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        fill(part)
-        if path.exists():
-            path.rmdir()
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def abstract_variables(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(shapes, axis names) of `{"params": ..., **state}` of a model."""
-    shapes = {key: jax.ShapeDtypeStruct(shape, dtype) for key, (shape, dtype) in example_inputs(model).items()}
-    boxed = jax.eval_shape(lambda key, kwargs: model.init(key, **kwargs), jax.random.key(0), shapes)
-    return split(dict(boxed))
-
-
-def example_inputs(model: Any, batch: int = 1) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of what a model's call takes, from its towers."""
-    image_size, length = _sizes(model)
-    out: dict[str, tuple[tuple[int, ...], Any]] = {}
-    if image_size is not None:
-        out["image"] = ((batch, *image_size, 3), np.float32)
-    if length is not None:
-        out["tokens"] = ((batch, length), np.int32)
-    return out
-
-
-def _sizes(model: Any) -> tuple[tuple[int, int] | None, int | None]:
-    image = getattr(model, "image_tower", model if hasattr(model, "image_size") else None)
-    text = getattr(model, "text_tower", model if hasattr(model, "length") else None)
-    size = None if image is None else image.image_size
-    return ((size, size) if isinstance(size, int) else size), None if text is None else text.length
-
-
-def _limits(model: Any) -> tuple[int | None, tuple[int, int] | None]:
-    image_size, length = _sizes(model)
-    return length, image_size
-
-
-def _materialized(pretrained: Pretrained) -> dict[str, Any]:
-    flat = variables_flat({"params": pretrained.params, **pretrained.state})
-    return {path: leaf.materialize() if isinstance(leaf, Leaf) else leaf for path, leaf in flat.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; is {path.parent} a model directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); copy it again") from None
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    if path.suffix == ".npz":
+        return big_vision.load(path, dtype=dtype, placement=placement)
+    if (path / open_clip.CONFIG).is_file() and not (path / hf.CONFIG).is_file():
+        return open_clip_directory.load(path, dtype=dtype, placement=placement)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a model directory, nor a big_vision .npz")
+    return hf.load(path, dtype=dtype, placement=placement)

@@ -93,6 +93,20 @@ def apply_override(config: ConfigDict, override: str) -> None:
         raise ConfigError(f"--config.{key}={text} is a {type(value).__name__}, but the key holds a {old}") from None
 
 
+# What decides the samples of each step and the meaning of the parameters: a resumed run cannot change it.
+LASTING = ("seed", "batch_size", "model", "task", "data", "frozen")
+
+
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Any) -> None:
+    """Raises ConfigError when a run of another configuration has left its checkpoints in `workdir`."""
+    for key in LASTING:
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{workdir} holds a run with {key} = {before.get(key)!r}, this configuration has {now.get(key)!r}; "
+                "use another --workdir, or start from it with --config.init=DIR"
+            )
+
+
 def to_plain(config: Any) -> Any:
     """Nested dicts, lists and scalars of a configuration, fit for JSON."""
     if isinstance(config, ConfigDict | Mapping):

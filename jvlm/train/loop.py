@@ -1,5 +1,6 @@
 """The training loop: build, restore, then for each step update, log, checkpoint, evaluate."""
 
+import json
 import shutil
 import time
 from functools import partial
@@ -12,9 +13,10 @@ from ml_collections import ConfigDict
 from jvlm.checkpoint.initialize import initialize_from
 from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
-from jvlm.core.errors import UserError
+from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.files import absolute, write_json
 from jvlm.interop.pretrained import Pretrained
+from jvlm.train.config import check_resumable
 from jvlm.train.data import make_data
 from jvlm.train.evaluate import Evaluations, variables
 from jvlm.train.pretrained import save as save_pretrained
@@ -41,6 +43,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
         run = setup(config)
         with sharding.use(run.mesh, run.rules), StopNotice() as notice:
             checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
+            if checkpoints.steps() and (folder / "config.json").exists():
+                check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
             state, position, counters = start(run, checkpoints)
             step = int(state.step)
             if jax.process_index() == 0:
@@ -83,6 +87,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             terminal.close()
             writers.close()
             return status.write("finished", step)
+    except ConfigError:
+        raise  # the command is wrong, not the run that may already lie in the workdir
     except BaseException as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         status.write("failed", step, reason)

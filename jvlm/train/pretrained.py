@@ -17,8 +17,9 @@ from jvlm.core.errors import UserError
 from jvlm.core.files import absolute, write_json
 from jvlm.core.tree import flatten, unflatten
 from jvlm.data.processor import Processor
-from jvlm.interop.directory import Placement, load_directory, save_directory, write_whole
+from jvlm.interop.directory import WRITERS, load_directory
 from jvlm.interop.pretrained import Pretrained
+from jvlm.interop.weights import Placement, write_whole
 
 MODEL_FILE, PROCESSOR = "model.json", "processor"
 
@@ -60,7 +61,7 @@ def save_workdir(pretrained: Pretrained, path: Path) -> None:
     write_whole(path, fill)
 
 
-FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {"hf": save_directory, "jvlm": save_workdir}
+FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {**WRITERS, "jvlm": save_workdir}
 
 
 def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) -> list[str]:

@@ -19,8 +19,8 @@ from jvlm.core.types import Params
 from jvlm.data.image_spec import ImageSpec
 from jvlm.data.processor import Processor, TextSpec
 from jvlm.data.tokenizers import FILES, Tokenizer, clip_tokenizer, tokenizer_from_files
-from jvlm.interop.directory import example_inputs
 from jvlm.interop.pretrained import Pretrained
+from jvlm.interop.weights import example_inputs
 from jvlm.tasks import TASKS, Task
 from jvlm.train.config import to_plain
 from jvlm.train.optim import make_optimizer

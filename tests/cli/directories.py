@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jvlm.cli.main import run
-from jvlm.interop.directory import save_directory
+from jvlm.interop.hf.directory import save as save_directory
 from jvlm.interop.pretrained import Pretrained
 from tests.evals import tiny
 

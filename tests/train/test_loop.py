@@ -59,6 +59,14 @@ def test_an_average_follows_the_parameters(tmp_path: Path) -> None:
     assert max(jax.tree.leaves(gaps)) > 0
 
 
+def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: Path) -> None:
+    train(toy_config("steps=1"), str(tmp_path / "run"), quiet=True)
+    with pytest.raises(ConfigError, match="holds a run with batch_size = 16"):
+        train(toy_config("steps=2", "batch_size=8"), str(tmp_path / "run"), quiet=True)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "finished", "a wrong command line must not mark a good run as failed"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -127,23 +127,20 @@ def write(directory: Path, processor: Processor, model_type: str, patch_size: in
         for name, data in files.items():
             (directory / name).write_bytes(data)
         if "tokenizer_config.json" not in files:
-            config = _tokenizer_config(processor)
+            config = _tokenizer_config(processor.tokenizer.kind, processor.text.length)
             (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _tokenizer_config(processor: Processor) -> dict[str, Any]:
+def _tokenizer_config(kind: str, length: int) -> dict[str, Any]:
     """For a tokenizer that came without one: the vocabulary that ships with jvlm."""
-    assert processor.text is not None and processor.tokenizer is not None
-    if processor.tokenizer.kind != "clip_bpe":
-        raise UserError(
-            f"a {processor.tokenizer.kind} tokenizer without tokenizer_config.json has no transformers form"
-        )
+    if kind != "clip_bpe":
+        raise UserError(f"a {kind} tokenizer without tokenizer_config.json has no transformers form")
     return dict(
         tokenizer_class="CLIPTokenizer",
         bos_token="<|startoftext|>",
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
-        model_max_length=processor.text.length,
+        model_max_length=length,
         do_lower_case=True,
     )

@@ -1,0 +1,105 @@
+"""What every directory format does: read weights through a table, write a directory whole, read and write JSON."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jvlm import models
+from jvlm.core import mapping
+from jvlm.core.errors import UserError
+from jvlm.core.leaves import Leaf
+from jvlm.core.sharding import Rules, shard_params
+from jvlm.interop.pretrained import Pretrained
+from jvlm.interop.table import Table, variables_flat, variables_nested
+from jvlm.nn.axes import split
+
+Placement = tuple[jax.sharding.Mesh, Rules]
+
+
+def read_weights(
+    table: Table, config: Mapping[str, Any], reader: mapping.Reader, dtype: Any | None, placement: Placement | None
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(model, its fields, its variables) of a published configuration and its tensors."""
+    fields = table.fields(config)
+    model = models.create({"family": table.family, **fields})
+    shapes, names = abstract_variables(model)
+    shardings = None
+    if placement is not None:
+        mesh, rules = placement
+        shardings = variables_flat(shard_params(shapes, names, mesh, rules))
+    flat = mapping.load(
+        table.rules(model), variables_flat(shapes), reader, dtype=dtype, shardings=shardings, ignore=table.ignore
+    )
+    return model, fields, variables_nested(flat)
+
+
+def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Calls `fill` on a folder beside `path`, which then takes its place in one rename.
+
+    Raises UserError when `path` exists and is not an empty folder: nothing that was written is lost.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} already exists; choose another directory or remove it")
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        if path.exists():
+            path.rmdir()
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def abstract_variables(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(shapes, axis names) of `{"params": ..., **state}` of a model."""
+    shapes = {key: jax.ShapeDtypeStruct(shape, dtype) for key, (shape, dtype) in example_inputs(model).items()}
+    boxed = jax.eval_shape(lambda key, kwargs: model.init(key, **kwargs), jax.random.key(0), shapes)
+    return split(dict(boxed))
+
+
+def example_inputs(model: Any, batch: int = 1) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of what a model's call takes, from its towers."""
+    image_size, length = _sizes(model)
+    out: dict[str, tuple[tuple[int, ...], Any]] = {}
+    if image_size is not None:
+        out["image"] = ((batch, *image_size, 3), np.float32)
+    if length is not None:
+        out["tokens"] = ((batch, length), np.int32)
+    return out
+
+
+def _sizes(model: Any) -> tuple[tuple[int, int] | None, int | None]:
+    image = getattr(model, "image_tower", model if hasattr(model, "image_size") else None)
+    text = getattr(model, "text_tower", model if hasattr(model, "length") else None)
+    size = None if image is None else image.image_size
+    return ((size, size) if isinstance(size, int) else size), None if text is None else text.length
+
+
+def limits(model: Any) -> tuple[int | None, tuple[int, int] | None]:
+    image_size, length = _sizes(model)
+    return length, image_size
+
+
+def materialized(pretrained: Pretrained) -> dict[str, Any]:
+    flat = variables_flat({"params": pretrained.params, **pretrained.state})
+    return {path: leaf.materialize() if isinstance(leaf, Leaf) else leaf for path, leaf in flat.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is {path.parent} a model directory?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}); copy it again") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
