@@ -247,6 +247,66 @@ def test_tfds_examples_become_samples():
         to_sample({}, "x", "image", (), "label")
 
 
+def prepared_tfds(folder) -> None:
+    """A dataset as `download_and_prepare` leaves it, written without TensorFlow."""
+    import importlib
+    from typing import Any
+
+    names = "tensorflow_datasets.core.features."
+    kinds = {
+        "captions": {
+            "pythonClassName": names + "sequence_feature.Sequence",
+            "sequence": {
+                "feature": {"pythonClassName": names + "text_feature.Text", "text": {}}, "length": "-1",
+            },
+        },
+        "image": {
+            "pythonClassName": names + "image_feature.Image",
+            "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
+        },
+        "label": {
+            "pythonClassName": names + "tensor_feature.Tensor",
+            "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
+        },
+    }  # fmt: skip
+    info = {
+        "fileFormat": "array_record", "name": "my", "version": "1.0.0", "moduleName": "my",
+        "splits": [{"name": "train", "shardLengths": ["3"], "numBytes": "600",
+                    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}],
+    }  # fmt: skip
+    target = folder / "my" / "1.0.0"
+    target.mkdir(parents=True)
+    (target / "dataset_info.json").write_text(json.dumps(info))
+    features = {"pythonClassName": names + "features_dict.FeaturesDict", "featuresDict": {"features": kinds}}
+    (target / "features.json").write_text(json.dumps(features))
+    module: Any = importlib.import_module("array_record.python.array_record_module")
+    writer = module.ArrayRecordWriter(str(target / "my-train.array_record-00000-of-00001"), "group_size:1")
+    for i in range(3):
+        image = pictures.encode(pictures.photo(8, 9, seed=i))
+        lists = {"image": field(1, field(1, image)), "label": field(3, field(1, varint(i))),
+                 "captions": field(1, field(1, f"c{i}".encode()) + field(1, b"x"))}  # fmt: skip
+        entries = b"".join(field(1, field(1, k.encode()) + field(2, v)) for k, v in lists.items())
+        writer.write(field(1, entries))
+    writer.close()
+
+
+def test_a_prepared_tfds_dataset_is_read_without_tensorflow(tmp_path):
+    import sys
+
+    from jvlm.data.image_ops import read_picture
+
+    prepared_tfds(tmp_path)
+    source = DATASETS["tfds"](name="my", split="train", data_dir=str(tmp_path))
+    assert len(source) == 3
+    for copy in (source, pickle.loads(pickle.dumps(source))):
+        assert (copy[2].captions, copy[2].label) == (["c2", "x"], 2)
+        np.testing.assert_array_equal(np.asarray(read_picture(copy[1].image)), np.asarray(pictures.photo(8, 9, seed=1)))
+    assert source.sample_bytes == 200
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(UserError, match=r"no split 'trian'.*did you mean 'train'"):
+        DATASETS["tfds"](name="my", split="trian", data_dir=str(tmp_path))
+
+
 def test_an_unprepared_tfds_dataset_is_said(tmp_path):
     with pytest.raises(UserError, match="no_such_dataset is not prepared"):
         DATASETS["tfds"](name="no_such_dataset", split="train", data_dir=str(tmp_path))
