@@ -1,4 +1,4 @@
-"""open_clip directories, whole: configuration, weights, preprocessing and, where it is not CLIP's own, the tokenizer."""
+"""open_clip directories, whole: configuration, weights and preprocessing; the vocabulary is that of CLIP."""
 
 from pathlib import Path
 from typing import Any

@@ -33,6 +33,8 @@ class ViT(nn.Module):
     `pool`: `cls` (class token), `avg`, `map` (attention pooling, arXiv:2106.04560) or `none`. `pre_norm` normalizes
     the embedded sequence before the blocks, as CLIP does. `norm_tokens` False applies the last norm to the pooled
     vector only (CLIP). `pooler` adds BERT's dense-tanh on the pooled vector; `num_classes` a linear head.
+    Learned positions start as noise of deviation 0.02, or, with `posemb_sincos`, as that multiple of the sine-cosine
+    table (whose longest wave suits the grid), which a short training need not find out.
     """
 
     width: int
@@ -43,6 +45,7 @@ class ViT(nn.Module):
     image_size: int | tuple[int, int]
     pool: str = "cls"
     posemb: str = "learned"
+    posemb_sincos: float | None = None
     class_token: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
@@ -113,6 +116,9 @@ class ViT(nn.Module):
         if self.posemb == "learned":
             shape = (1, prefix + rows * cols, self.width)
             init = nn.initializers.normal(0.02)
+            if self.posemb_sincos is not None:
+                waves = self.posemb_sincos * sincos_2d(rows, cols, self.width, temperature=100.0)
+                init = nn.initializers.constant(jnp.pad(waves, ((0, 0), (prefix, 0), (0, 0))))
             table = self.param("pos_embed", named(init, (None, None, "embed")), shape, jnp.float32)
         elif self.posemb == "sincos":
             table = jnp.pad(sincos_2d(rows, cols, self.width), ((0, 0), (prefix, 0), (0, 0)))

@@ -1,5 +1,6 @@
 """Normalization layers, computed in float32 whatever the dtype around them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jvlm.nn.axes import named
 from jvlm.nn.reductions import mean_last, sum_rows
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
     """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis, all in float32."""
     return _layer_norm(x, scale, bias, eps)[0]
@@ -24,12 +25,12 @@ def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> 
     return normal * scale + bias, (normal, inverse, scale, bias)
 
 
-def _backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+def _backward(eps: float, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     normal, inverse, scale, bias = saved
     d = cotangent * scale
     dx = (d - mean_last(d) - normal * mean_last(d * normal)) * inverse
     dscale, dbias = sum_rows(cotangent * normal), sum_rows(cotangent)
-    return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+    return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 layer_norm.defvjp(_layer_norm, _backward)
