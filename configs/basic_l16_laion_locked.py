@@ -1,0 +1,85 @@
+"""BASIC, second phase: a text tower learns beside the locked image tower of a trained classifier, ViT-L/16.
+
+    jvlm train --config configs/basic_l16_laion_locked.py --workdir gs://your-bucket/basic-locked \
+        --config.init=image_tower=DIR
+
+Hardware: TPU v5e, 16x16 (256 chips). Duration: not measured yet.
+Metric: ImageNet zero-shot top-1 (evals.imagenet): not measured yet.
+
+BASIC (arXiv:2111.10050) trains the image tower as a classifier, then the text tower with the image tower locked, then
+both (`basic_l16_laion_joint.py`), at a batch of 65,536 in micro-batches whose loss is that of the whole batch. Its
+image tower is a CoAtNet; here it is a ViT-L/16 (arXiv:2010.11929), its optimizer an Adafactor with AdamW's decay.
+Rate, decay, warm-up and the number of steps are this file's and untried.
+
+`init` is `image_tower=` and a transformers ViT directory, whose pictures are squashed to 224 and scaled to -1..1.
+No published format holds this model; `jvlm.load` and every verb open the workdir itself.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The run; `tiny` is the same at toy size on the emoji that ship with jvlm, its locked tower untrained."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 100_000
+    config.batch_size = 65_536
+    config.micro_batches = 4
+    config.checkpoint_every = 1_000
+    config.eval_every = 10_000
+    config.log_every = 50
+    config.init = "image_tower=models/vit-large-patch16-224"
+    config.export = ""
+    config.frozen = ("image_tower/*",)
+    config.average = None
+    config.guard = dict(window=128, sigmas=6.0, max_in_row=20)
+    config.checkpoint = dict(keep_last=3, keep_every=10_000)
+    config.writers = ()
+
+    tower = dict(width=1024, depth=24, num_heads=16, mlp_dim=4096)
+    config.model = dict(
+        family="siglip",
+        bias_init=None,
+        act="gelu",
+        dtype="bfloat16",
+        scan=True,
+        remat="full",
+        image=dict(tower, patch_size=16, image_size=224, pool="cls", class_token=True, eps=1e-12),
+        text=dict(tower, vocab_size=49_408, length=64),
+    )
+    config.processor = dict(image=dict(kind="siglip", interpolation="bilinear"), tokenizer="clip")
+    config.task = dict(name="contrastive", kind="softmax", form="ring", dot_dtype="bfloat16")
+    config.data = dict(name="tar", paths="gs://your-bucket/laion/*.tar")
+    config.pipeline = dict(workers=16, augment=dict())
+    config.optimizer = dict(
+        name="adafactor",
+        lr=1e-3,
+        b1=0.9,
+        weight_decay=0.1,
+        schedule=dict(name="cosine", warmup=10_000),
+        clip_norm=1.0,
+    )
+    config.mesh = dict(preset="fsdp", shape=dict(data=16, fsdp=16))
+    config.evals = dict(
+        imagenet=dict(evaluator="zero_shot", data=dict(name="tar", paths="gs://your-bucket/imagenet-val/*.tar")),
+        coco=dict(evaluator="retrieval", data=dict(name="tar", paths="gs://your-bucket/coco-val/*.tar")),
+    )
+    if arg == "tiny":
+        shrink(config)
+    return config
+
+
+def shrink(config: ConfigDict) -> None:
+    """Sizes and data of the toy run; everything else stays."""
+    config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4, 32, 2, 1
+    config.init = ""
+    tower = dict(width=32, depth=2, num_heads=2, mlp_dim=64)
+    config.model.image.update(tower, patch_size=8, image_size=40)
+    config.model.text.update(tower, length=16)
+    config.data = dict(name="emoji", split="train", captions="both")
+    config.pipeline = dict(group="concept", augment=dict())
+    config.optimizer.schedule.warmup = 1
+    config.mesh.shape = dict(fsdp=-1)
+    config.evals = dict(
+        style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
+    )

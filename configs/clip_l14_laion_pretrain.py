@@ -1,0 +1,80 @@
+"""CLIP ViT-L/14 from scratch on LAION, 12.8 billion pairs.
+
+    jvlm train --config configs/clip_l14_laion_pretrain.py --workdir gs://your-bucket/clip-l14
+
+Hardware: TPU v5e, 16x16 (256 chips). Duration: not measured yet.
+Metric: ImageNet zero-shot top-1 (evals.imagenet): not measured yet; 0.753 published for LAION-2B (OpenCLIP, 32B pairs).
+
+Batch, beta2, epsilon, decay, warm-up and the number of pairs are CLIP's (arXiv:2103.00020, table 18: 32 epochs of 400
+million). The rate is that of its ViT-B (table 20; its L/14 took 4e-4). Crops and activation are OpenCLIP's.
+
+`data.paths` are tar shards as img2dataset writes them; index them once with `jvlm data pack --index`. The shards of
+`imagenet` hold the label as .cls and the class name as .txt.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The run; `tiny` is the same at toy size on the emoji that ship with jvlm."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 390_625
+    config.batch_size = 32_768
+    config.micro_batches = 1
+    config.checkpoint_every = 2_000
+    config.eval_every = 20_000
+    config.log_every = 50
+    config.init = ""
+    config.export = "hf"
+    config.frozen = ()
+    config.average = None
+    config.guard = dict(window=128, sigmas=6.0, max_in_row=20)
+    config.checkpoint = dict(keep_last=3, keep_every=20_000)
+    config.writers = ()
+
+    config.model = dict(family="clip", variant="ViT-L/14", act="gelu", dtype="bfloat16", scan=True, remat="full")
+    config.processor = dict(image=dict(kind="clip"), tokenizer="clip")
+    config.task = dict(name="contrastive", kind="softmax", form="two_level", dot_dtype="bfloat16")
+    config.data = dict(name="tar", paths="gs://your-bucket/laion/*.tar")
+    config.pipeline = dict(workers=16, augment=dict(crop_scale=(0.9, 1.0)))
+    config.optimizer = dict(
+        name="adamw",
+        lr=5e-4,
+        b1=0.9,
+        b2=0.98,
+        eps=1e-6,
+        weight_decay=0.2,
+        schedule=dict(name="cosine", warmup=2_000),
+        clip_norm=1.0,
+    )
+    config.mesh = dict(preset="fsdp", shape=dict(data=16, fsdp=16))
+    config.evals = dict(
+        imagenet=dict(evaluator="zero_shot", data=dict(name="tar", paths="gs://your-bucket/imagenet-val/*.tar")),
+        coco=dict(evaluator="retrieval", data=dict(name="tar", paths="gs://your-bucket/coco-val/*.tar")),
+    )
+    if arg == "tiny":
+        shrink(config)
+    return config
+
+
+def shrink(config: ConfigDict) -> None:
+    """Sizes and data of the toy run; everything else stays."""
+    config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4, 16, 2, 1
+    config.model = dict(
+        family="clip",
+        embed_dim=24,
+        act="gelu",
+        dtype="bfloat16",
+        scan=True,
+        remat="full",
+        image=dict(width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=40),
+        text=dict(vocab_size=49_408, length=16, width=32, depth=2, num_heads=2, mlp_dim=64),
+    )
+    config.data = dict(name="emoji", split="train", captions="both")
+    config.pipeline = dict(group="concept", augment=dict(crop_scale=(0.9, 1.0)))
+    config.optimizer.schedule.warmup = 1
+    config.mesh.shape = dict(fsdp=-1)
+    config.evals = dict(
+        style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
+    )

@@ -1,0 +1,137 @@
+"""Every run configuration: says what it is, builds at full size without memory, and traces a step at toy size."""
+
+import ast
+import json
+import re
+import shlex
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+
+from jvlm.core import sharding
+from jvlm.train.config import load_config, shipped_configs
+from jvlm.train.data import make_source
+from jvlm.train.evaluate import make_evaluator
+from jvlm.train.setup import Run, setup
+from jvlm.train.state import TrainState, initial_state, state_shardings
+from jvlm.train.step import make_step
+from tests.commands import check_command
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "__init__.py")
+# Keys that a command line may have to set: a locked configuration takes no new ones.
+KEYS = {
+    *("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init", "export", "frozen", "average", "guard"),
+    *("checkpoint", "model", "processor", "task", "data", "pipeline", "optimizer", "mesh", "evals"),
+}
+
+
+# Parameters of the published model, or of the published tower that the run starts from.
+PUBLISHED: dict[str, tuple[str, int]] = {
+    # ALIGN trains on 64 tokens, so 448 of BERT's 512 positions fall away.
+    "align_b7_laion_pretrain.py": ("", 172_119_329 - 448 * 768),
+    # ViT classifiers without their head of 1,000 classes
+    "basic_l16_laion_joint.py": ("image_tower", 304_326_632 - 1000 * 1025),
+    "basic_l16_laion_locked.py": ("image_tower", 304_326_632 - 1000 * 1025),
+    "lit_b16_laion_pretrain.py": ("image_tower", 86_567_656 - 1000 * 769),
+    "clip_b32_tables_finetune.py": ("", 151_277_313),
+    "clip_bigg14_laion_pretrain.py": ("", 2_539_567_105),
+    "clip_l14_laion_pretrain.py": ("", 427_616_513),
+    "siglip_b16_webli_pretrain.py": ("", 203_155_970),
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the smallest tokenizer that there is, for configurations that name one of the user's."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "cat": 4}
+    model = dict(type="WordLevel", vocab=words, unk_token="[UNK]")
+    tokens = [
+        dict(id=id, content=word, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        for word, id in words.items()
+        if word.startswith("[")
+    ]
+    fields = dict(
+        version="1.0", truncation=None, padding=None, added_tokens=tokens, normalizer=None,
+        pre_tokenizer=dict(type="Whitespace"), post_processor=None, decoder=None, model=model,
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(pad_token="[PAD]", unk_token="[UNK]")))
+    return folder
+
+
+def abstract_state(run: Run) -> TrainState:
+    make = partial(
+        initial_state, run.task, run.optimizer, run.batch, frozen=run.frozen,
+        average=run.config["average"] is not None, window=run.config["guard"]["window"],
+    )  # fmt: skip
+    return jax.eval_shape(make, jax.random.key(0))
+
+
+def size(tree: object) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_every_file_ships_and_all_but_the_demo_have_a_published_size() -> None:
+    assert FILES == shipped_configs() == sorted([*PUBLISHED, "clip_tiny_emoji_pretrain.py"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_header_states_command_hardware_duration_and_metric(name: str) -> None:
+    text = (FOLDER / name).read_text()
+    assert len(text.splitlines()) < 100
+    header = ast.get_docstring(ast.parse(text)) or ""
+    command = re.search(r"^ *(jvlm train (?:.*\\\n)*.*)$", header, re.MULTILINE)
+    assert command, "no command"
+    words = shlex.split(command.group(1).replace("\\\n", " "))
+    check_command(words)
+    assert words[words.index("--config") + 1] == f"configs/{name}"
+    for word in ("Hardware:", "[Dd]uration", "[Mm]etric"):
+        assert re.search(word, header), word
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_is_locked_and_has_every_key(name: str) -> None:
+    for spec in (name, f"{name}:tiny"):
+        config = load_config(str(FOLDER / spec))
+        assert config.is_locked
+        assert set(config) >= KEYS
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_full_size_builds_abstractly_with_the_published_parameters(name: str, vocabulary: Path) -> None:
+    config = load_config(str(FOLDER / name))
+    overrides = ["mesh.shape={'data': 4, 'fsdp': 2}"]
+    if config.processor.tokenizer != "clip":
+        overrides.append(f"processor.tokenizer={vocabulary}")
+    run = setup(load_config(str(FOLDER / name), overrides), abstract=True)
+    if name in PUBLISHED:
+        part, expected = PUBLISHED[name]
+        assert size(run.params[part] if part else run.params) == expected
+    state = abstract_state(run)
+    assert size((state.params, state.frozen)) == size(run.params)
+    # Adafactor keeps a whole first moment beside its rows and columns, Muon a momentum, AdamW and Lion one or two.
+    assert size(state.opt_state) >= size(state.params)
+    shardings = state_shardings(state, run.names, run.mesh, run.rules)
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    for suite, fields in run.config["evals"].items():
+        make_evaluator(suite, fields)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tiny_traces_a_step_on_data_that_ships(name: str) -> None:
+    run = setup(load_config(str(FOLDER / f"{name}:tiny")))
+    assert run.config["steps"] <= 10 and len(make_source(run.config["data"])) > 0
+    state = abstract_state(run)
+    step = make_step(
+        run.task, run.optimizer,
+        micro_batches=run.config.get("micro_batches", 1), average_decay=run.config["average"],
+    )  # fmt: skip
+    with sharding.use(run.mesh, run.rules):
+        after, metrics = jax.eval_shape(step, state, run.batch, jax.random.key(0))
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
+    assert all(jax.tree.leaves(same))
+    assert metrics["loss"].shape == ()
