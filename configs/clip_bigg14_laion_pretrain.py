@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 20
     config.init = ""
     config.model_overrides = dict()
-    config.export = "hf"
+    config.export = ""
     config.frozen = ()
     config.average = None
     config.guard = dict(window=128, sigmas=6.0, max_in_row=20)
@@ -68,6 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Sizes and data of the toy run; everything else stays."""
     config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4, 16, 2, 1
+    config.export = "hf"
     config.model = dict(
         family="clip",
         embed_dim=24,

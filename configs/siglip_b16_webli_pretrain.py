@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval_every = 20_000
     config.log_every = 50
     config.init = ""
-    config.export = "hf"
+    config.export = ""
     config.frozen = ()
     config.average = None
     config.guard = dict(window=128, sigmas=6.0, max_in_row=20)
@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Sizes and data of the toy run, with the vocabulary that ships with jvlm; everything else stays."""
     config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4, 16, 2, 1
+    config.export = "hf"
     config.model = dict(
         family="siglip",
         dtype="bfloat16",
