@@ -42,7 +42,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_for_bit_the_same(uninterrupt
         assert time.monotonic() < deadline and process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert json.loads((workdir / "status.json").read_text())["status"] == "running"
     finish(start(workdir, *RUN, devices=8))
     assert json.loads((workdir / "status.json").read_text())["status"] == "finished"
