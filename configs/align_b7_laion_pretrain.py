@@ -72,10 +72,10 @@ def shrink(config: ConfigDict) -> None:
         image=dict(image_size=40, width_mult=0.5, depth_mult=1.0, stages=stages),
         text=dict(vocab_size=49_408, length=16, width=32, depth=2, num_heads=2, mlp_dim=64, pad_id=49_407),
     )
-    config.processor.tokenizer = "clip"
+    config.update(processor=dict(tokenizer="clip"))
     config.data = dict(name="emoji", split="train", captions="both")
-    config.pipeline.update(workers=0, group="concept")
-    config.optimizer.schedule.warmup = 1
+    config.update(pipeline=dict(workers=0, group="concept"))
+    config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.evals = dict(
         style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
     )

@@ -72,12 +72,11 @@ def shrink(config: ConfigDict) -> None:
     config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4, 64, 2, 1
     config.init = ""
     tower = dict(width=32, depth=2, num_heads=2, mlp_dim=64)
-    config.model.image.update(tower, patch_size=8, image_size=40)
-    config.model.text.update(tower, length=16)
+    config.update(model=dict(image=dict(tower, patch_size=8, image_size=40), text=dict(tower, length=16)))
     config.data = dict(name="emoji", split="train", captions="both")
     config.pipeline = dict(group="concept", augment=dict())
-    config.optimizer.schedule.warmup = 1
-    config.mesh.shape = dict(fsdp=-1)
+    config.update(optimizer=dict(schedule=dict(warmup=1)))
+    config.mesh = dict(preset="fsdp", shape=dict(fsdp=-1))
     config.evals = dict(
         style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
     )

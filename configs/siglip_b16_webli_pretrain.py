@@ -71,10 +71,10 @@ def shrink(config: ConfigDict) -> None:
         image=dict(width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=40),
         text=dict(vocab_size=49_408, length=16, width=32, depth=2, num_heads=2, mlp_dim=64),
     )
-    config.processor.tokenizer = "clip"
+    config.update(processor=dict(tokenizer="clip"))
     config.data = dict(name="emoji", split="train", captions="both")
     config.pipeline = dict(group="concept", augment=dict())
-    config.optimizer.schedule.warmup = 1
+    config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.evals = dict(
         style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
     )

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from jvlm.core import sharding
-from jvlm.train.config import load_config, shipped_configs
+from jvlm.train.config import load_config, shipped_configs, to_plain
 from jvlm.train.data import make_source
 from jvlm.train.evaluate import make_evaluator
 from jvlm.train.setup import Run, setup
@@ -103,9 +103,9 @@ def test_it_is_locked_and_has_every_key(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_full_size_builds_abstractly_with_the_published_parameters(name: str, vocabulary: Path) -> None:
-    config = load_config(str(FOLDER / name))
+    config = to_plain(load_config(str(FOLDER / name)))
     overrides = ["mesh.shape={'data': 4, 'fsdp': 2}"]
-    if config.processor.tokenizer != "clip":
+    if config["processor"]["tokenizer"] != "clip":
         overrides.append(f"processor.tokenizer={vocabulary}")
     run = setup(load_config(str(FOLDER / name), overrides), abstract=True)
     if name in PUBLISHED:
