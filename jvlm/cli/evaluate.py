@@ -37,21 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
     from jvlm.cli.encoding import load_encoder, write_file
     from jvlm.cli.main import print_json
-    from jvlm.evals.examples import retrieval_examples, save_examples
-    from jvlm.evals.retrieval import Retrieval
+    from jvlm.evals.score import score
 
     _, encoder = load_encoder(args, "image")
     workdir = find_workdir(Path(args.model))
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
-        if isinstance(evaluator, Retrieval):
-            embedded = evaluator.embed(encoder)
-            scores = evaluator.scores(embedded, encoder.mesh)
-            if workdir is not None:
-                save_examples(workdir / "report", name, retrieval_examples(embedded))
-        else:
-            scores = evaluator(encoder)
-        results[name] = {metric: score.to_dict() for metric, score in scores.items()}
+        results[name] = score(name, evaluator, encoder, workdir and workdir / "report")
         if not args.json:
             show(name, results[name])
     output = Path(args.output) if args.output else (workdir or Path(args.model)) / "results.json"

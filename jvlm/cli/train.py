@@ -5,6 +5,8 @@ example:
 """
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from jvlm.core.errors import ConfigError
 
@@ -37,7 +39,24 @@ def run(args: argparse.Namespace) -> int:
     status = train(config, args.workdir, quiet=args.json)
     if args.json:
         print_json(status)
+    else:
+        say(Path(args.workdir), status)
     return 1 if status["status"] == "failed" else 0
+
+
+def say(workdir: Path, status: dict[str, Any]) -> None:
+    """The end of a run in a few lines: its results, and where everything lies."""
+    from jvlm.cli.evaluate import read_results, show
+
+    if status["status"] != "finished":
+        print(f"{status['status']} at step {status['step']} ({status['reason']}); run the same command to go on")
+        return
+    for suite, scores in read_results(workdir / "results.json").items():
+        show(suite, scores)
+    print(f"finished at step {status['step']}")
+    for name, what in (("export", "the model, as other libraries open it"), ("report.html", "curves and examples")):
+        if (workdir / name).exists():
+            print(f"  {workdir / name}  {what}")
 
 
 if __name__ == "__main__":

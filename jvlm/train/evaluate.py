@@ -11,15 +11,23 @@ from jvlm.core.errors import ConfigError
 from jvlm.core.files import write_json
 from jvlm.evals import EVALUATORS
 from jvlm.evals.encoder import Encoder
+from jvlm.evals.score import score
+from jvlm.evals.suites import make_evaluator
+from jvlm.train.report import write_report
 from jvlm.train.setup import Run
 from jvlm.train.state import TrainState
 from jvlm.train.writer import Terminal, Writers
 from jvlm.transforms.freeze import combine
 
 
-def make_evaluator(name: str, fields: Mapping[str, Any]) -> Any:
-    """The evaluator of `{"evaluator": a key of EVALUATORS, **fields}`; ConfigError names what is wrong with it."""
+def evaluator_of(name: str, fields: Mapping[str, Any]) -> Any:
+    """The evaluator of `{"evaluator": a key of EVALUATORS, **fields}`, or, without fields, of the suite called `name`.
+
+    ConfigError names what is wrong with it.
+    """
     fields = dict(fields)
+    if not fields:
+        return make_evaluator(name)
     kind = fields.pop("evaluator", None)
     if kind is None:
         raise ConfigError(f"evals.{name} needs the field 'evaluator'")
@@ -31,7 +39,7 @@ class Evaluations:
 
     def __init__(self, run: Run, folder: epath.Path) -> None:
         self._run, self._folder = run, folder
-        self._suites = {name: make_evaluator(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
+        self._suites = {name: evaluator_of(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
         self._every = run.config.get("eval_every", 0)
 
     def due(self, step: int) -> bool:
@@ -49,22 +57,22 @@ class Evaluations:
             self._run.mesh,
             rules=self._run.rules,
         )
-        results = {
-            name: {metric: score.to_dict() for metric, score in suite(encoder).items()}
-            for name, suite in self._suites.items()
-        }
+        folder = self._folder / "report"
+        results = {name: score(name, suite, encoder, folder) for name, suite in self._suites.items()}
         record = {f"{name}/{metric}": s["value"] for name, scores in results.items() for metric, s in scores.items()}
         writers.write({"step": step, **record})
-        for name, scores in results.items():
-            shown = "  ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
+        for name, scores in results.items() if step < self._run.config["steps"] else ():
+            shown = "  ".join(f"{metric} {found['value']:.3f}" for metric, found in scores.items())
             terminal.say(f"step {step}  {name}  {shown}")
         return results
 
     def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
-        """The evaluation at the end of a run, also as `results.json`."""
+        """The evaluation at the end of a run, also as `results.json`, and the report."""
         results = self.run(state, step, writers, terminal)
-        if results and jax.process_index() == 0:
-            write_json(self._folder / "results.json", results)
+        if jax.process_index() == 0:
+            if results:
+                write_json(self._folder / "results.json", results)
+            write_report(self._folder)
 
 
 def variables(state: TrainState) -> dict[str, Any]:

@@ -83,10 +83,11 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 terminal.close()
                 return status.write("preempted", step, notice.reason)
             export(run, state, folder)
+            ended = status.write("finished", step)
             evaluations.finish(state, step, writers, terminal)
             terminal.close()
             writers.close()
-            return status.write("finished", step)
+            return ended
     except ConfigError:
         raise  # the command is wrong, not the run that may already lie in the workdir
     except BaseException as error:
