@@ -8,16 +8,23 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+import jvlm
+from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
+from jvlm.core.tree import flatten
+from jvlm.data.processor import ImageSpec, Processor
 from jvlm.train.config import load_config, shipped_configs, to_plain
 from jvlm.train.data import make_source
 from jvlm.train.evaluate import make_evaluator
+from jvlm.train.loop import start
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
 from jvlm.train.step import make_step
 from tests.commands import check_command
+from tests.models_util import initialize
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "__init__.py")
@@ -138,3 +145,20 @@ def test_tiny_traces_a_step_on_data_that_ships(name: str) -> None:
     same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
     assert all(jax.tree.leaves(same))
     assert metrics["loss"].shape == ()
+
+
+def test_lit_locks_the_tower_of_the_directory_it_starts_from(tmp_path: Path) -> None:
+    fields = dict(family="vit", width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=40, num_classes=3)
+    model, variables, _ = initialize(dict(fields, eps=1e-12))
+    jvlm.save(
+        jvlm.Pretrained(model, variables["params"], {}, fields, Processor(ImageSpec.siglip(40)), {}), tmp_path / "vit"
+    )
+    spec = str(FOLDER / "lit_b16_laion_pretrain.py") + ":tiny"
+    run = setup(load_config(spec, [f"init=image_tower={tmp_path / 'vit'}"]))
+    with sharding.use(run.mesh, run.rules):
+        state, _, _ = start(run, Checkpoints(tmp_path / "checkpoints"))
+    given, held = flatten(variables["params"]), flatten(state.frozen["image_tower"])
+    assert set(given) - set(held) == {"head/kernel", "head/bias"}
+    for path, leaf in held.items():
+        np.testing.assert_array_equal(leaf, given[path], err_msg=path)
+    assert all(leaf is None for leaf in flatten(state.params["image_tower"]).values())
