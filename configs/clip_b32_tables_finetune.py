@@ -74,7 +74,7 @@ def shrink(config: ConfigDict) -> None:
         image=dict(width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=40),
         text=dict(vocab_size=49_408, length=16, width=32, depth=2, num_heads=2, mlp_dim=64),
     )
-    config.data = dict(name="emoji", split="train", captions="both")
+    config.data = dict(name="emoji", split="train", captions="training")
     config.pipeline = dict(group="concept", augment=dict(crop_scale=(0.9, 1.0)))
     config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.evals = dict(

@@ -13,9 +13,9 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.seed = 0
-    config.steps = 4 if tiny else 620
+    config.steps = 4 if tiny else 1000
     config.batch_size = 16 if tiny else 128
-    config.checkpoint_every = 2 if tiny else 200
+    config.checkpoint_every = 2 if tiny else 500
     config.log_every = 1 if tiny else 10
     config.init = ""
     config.export = "hf"
@@ -29,26 +29,30 @@ def get_config(arg: str = "") -> ConfigDict:
         family="clip",
         embed_dim=width,
         act="gelu",
+        # Unrolled, which a CPU runs faster.
         scan=False,
-        image=dict(width=width, depth=2 if tiny else 4, num_heads=2, mlp_dim=4 * width, patch_size=8, image_size=40),
-        text=dict(
-            vocab_size=49408, length=16, width=width, depth=1, num_heads=2, mlp_dim=4 * width, eos_id=49407, pool="eos"
+        image=dict(
+            width=width,
+            depth=2 if tiny else 4,
+            num_heads=width // 16,
+            mlp_dim=4 * width,
+            patch_size=12,
+            image_size=48,
+            posemb_sincos=1.0,
         ),
+        text=dict(vocab_size=49408, length=16, width=64, depth=1, num_heads=4, mlp_dim=256, eos_id=49407, pool="eos"),
     )
-    config.processor = dict(image=dict(kind="clip"), tokenizer="clip")
+    # Mean and deviation of the training pictures, which are mostly white.
+    image = dict(kind="clip", mean=(0.824, 0.782, 0.731), std=(0.299, 0.299, 0.299))
+    config.processor = dict(image=image, tokenizer="clip")
     config.task = dict(name="contrastive", kind="softmax")
-    config.data = dict(name="emoji", split="train", captions="both")
+    config.data = dict(name="emoji", split="train", captions="training")
     config.pipeline = dict(
+        # An emoji in two styles would be its own negative.
         group="concept",
-        augment=dict(flip=0.5, zoom=(0.8, 1.15), shift=0.08, rotate=12.0, hue=15.0, saturation=0.4, grey=0.15),
+        augment=dict(flip=0.5, zoom=(0.85, 1.2), shift=0.06, rotate=8.0, hue=25.0, saturation=0.4, grey=0.1),
     )
-    config.optimizer = dict(
-        name="muon",
-        lr=0.02,
-        weight_decay=0.0,
-        schedule=dict(name="linear", warmup=40),
-        clip_norm=None,
-    )
+    config.optimizer = dict(name="muon", lr=0.02, adam_ratio=0.1, schedule=dict(name="linear", warmup=20))
     config.mesh = dict(preset="dp", shape=dict(data=-1))
     # Suites by name (`jvlm evaluate --help` lists them); fields would describe another one.
     config.evals = dict(retrieval_style={}, retrieval_style_pixels={}, retrieval_concepts={})

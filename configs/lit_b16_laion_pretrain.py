@@ -76,7 +76,7 @@ def shrink(config: ConfigDict) -> None:
     config.init = ""
     tower = dict(width=32, depth=2, num_heads=2, mlp_dim=64)
     config.update(model=dict(image=dict(tower, patch_size=8, image_size=40), text=tower))
-    config.data = dict(name="emoji", split="train", captions="both")
+    config.data = dict(name="emoji", split="train", captions="training")
     config.pipeline = dict(group="concept", augment=dict())
     config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.evals = dict(

@@ -72,7 +72,7 @@ def shrink(config: ConfigDict) -> None:
         text=dict(vocab_size=49_408, length=16, width=32, depth=2, num_heads=2, mlp_dim=64),
     )
     config.update(processor=dict(tokenizer="clip"))
-    config.data = dict(name="emoji", split="train", captions="both")
+    config.data = dict(name="emoji", split="train", captions="training")
     config.pipeline = dict(group="concept", augment=dict())
     config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.evals = dict(

@@ -1,21 +1,26 @@
 """The demo's shards as a source whose captions are made from an emoji's name and tags."""
 
+import zlib
+
 from jvlm.core.errors import ConfigError
 from jvlm.data.emoji import shards
+from jvlm.data.shuffle import permutation
 from jvlm.data.sources import Sample, digest
 from jvlm.data.tar import TarSource
 
-CAPTIONS = ("name", "tags", "both")
+CAPTIONS = ("name", "tags", "training")
+ORDERS = 4
+"""How many orders of an emoji's tags training draws from."""
 
 
 class EmojiSource:
     """A split of the emoji shards (a key of `emoji.SHARDS`).
 
-    `captions`: `name` gives "smiling cat", `tags` "smiling cat, pet, happy", `both` the two of them, between which
-    training draws.
+    `captions`: `name` gives "smiling cat"; `tags` "smiling cat, pet, happy"; `training` the name as often as the name
+    with its tags in one of `ORDERS` orders, for a pipeline to draw from: where a text is cut, other tags are lost.
     """
 
-    def __init__(self, split: str = "train", captions: str = "both") -> None:
+    def __init__(self, split: str = "train", captions: str = "training") -> None:
         if captions not in CAPTIONS:
             raise ConfigError(f"emoji captions {captions!r} are unknown; valid names: {', '.join(CAPTIONS)}")
         self._tar = TarSource([str(path) for path in shards(split)])
@@ -28,9 +33,16 @@ class EmojiSource:
     def __getitem__(self, index: int) -> Sample:
         sample = self._tar[index]
         name = sample.captions[0]
-        full = ", ".join([name, *sample.extra.get("tags", ())])
-        captions = {"name": [name], "tags": [full], "both": [name, full]}[self._captions]
-        return sample._replace(captions=list(dict.fromkeys(captions)))
+        tags = list(sample.extra.get("tags", ()))
+        if self._captions == "name":
+            captions = [name]
+        elif self._captions == "tags":
+            captions = [", ".join([name, *tags])]
+        else:
+            key = zlib.crc32(sample.key.encode())
+            orders = (permutation(len(tags), key, number) for number in range(ORDERS))
+            captions = [name] * ORDERS + [", ".join([name, *(tags[i] for i in order)]) for order in orders]
+        return sample._replace(captions=captions)
 
     def fingerprint(self) -> str:
         """Changes with the shards and with how captions are made."""
