@@ -17,8 +17,8 @@ from tests.models_util import initialize, inputs, tiny
 
 BATCH = 16
 MODELS: dict[str, dict[str, Any]] = {
-    "softmax": tiny("clip", image=dict(dropout=0.2), text=dict(dropout=0.2)),
-    "sigmoid": tiny("siglip", image=dict(dropout=0.2), text=dict(dropout=0.2)),
+    "softmax": tiny("clip", image=dict(dropout=0.2, depth=1), text=dict(dropout=0.2, depth=1)),
+    "sigmoid": tiny("siglip", image=dict(dropout=0.2, depth=1), text=dict(dropout=0.2, depth=1)),
 }
 
 
@@ -61,7 +61,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize("micro", [1, 4])
 def test_micro_batches_equal_one_batch_with_dropout(kind: str, micro: int) -> None:
     task, params, batch = make(kind)
     rng = jax.random.key(7)
