@@ -114,3 +114,8 @@ def to_plain(config: Any) -> Any:
     if isinstance(config, tuple | list):
         return [to_plain(item) for item in config]
     return config
+
+
+def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with lists, which is what `to_plain` makes of tuples, as tuples again."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

@@ -12,6 +12,7 @@ from jvlm.data.augment import Augment
 from jvlm.data.mixture import Mixture
 from jvlm.data.pipeline import BatchIterator, make_train_iterator
 from jvlm.data.sources import Source
+from jvlm.train.config import tuples
 from jvlm.train.setup import Run
 
 
@@ -34,7 +35,7 @@ def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIter
     `max_bad` and the other options of `make_train_iterator`.
     """
     options = dict(run.config.get("pipeline") or {})
-    augment = build.call(Augment, _tuples(options.pop("augment", None) or {}), "pipeline.augment")
+    augment = build.call(Augment, tuples(options.pop("augment", None) or {}), "pipeline.augment")
     fields = dict(
         batch_size=run.config["batch_size"],
         seed=run.config["seed"],
@@ -50,7 +51,3 @@ def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIter
             raise ConfigError(f"pipeline has no key {key!r}: the run sets it")
     arguments = dict(source=make_source(run.config["data"]), processor=run.processor, **fields, **options)
     return build.call(make_train_iterator, arguments, "pipeline")
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

@@ -22,7 +22,7 @@ from jvlm.data.tokenizers import FILES, Tokenizer, clip_tokenizer, tokenizer_fro
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import example_inputs
 from jvlm.tasks import TASKS, Task
-from jvlm.train.config import to_plain
+from jvlm.train.config import to_plain, tuples
 from jvlm.train.optim import make_optimizer
 from jvlm.train.pretrained import FORMATS, load
 from jvlm.train.state import abstract_variables
@@ -120,7 +120,7 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
     `fields`: `image` (fields of ImageSpec without `size`, `kind` one of clip, siglip), `tokenizer` (`clip` for the
     vocabulary that ships with jvlm, else a directory that holds one). Sizes and lengths are the model's.
     """
-    image_fields = dict(fields.get("image") or {})
+    image_fields = tuples(fields.get("image") or {})
     shapes = example_inputs(model)
     image = text = tokenizer = None
     if "image" in shapes:
