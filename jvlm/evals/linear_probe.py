@@ -21,7 +21,8 @@ class LinearProbe:
     """Accuracy of an L2-regularized logistic regression (arXiv:2103.00020, appendix A.3).
 
     `strengths` are scikit-learn's C for unit-norm embeddings, tried from weak to strong on a fixed random
-    `validation_share` of the training data; the best (the weakest of equals) is fitted again on all of it.
+    `validation_share` of the training data; the best (the weakest of equals) is fitted again on all of it. The sweep
+    ends before the first strength whose fit does not converge in `max_steps`.
     """
 
     train: Data
@@ -61,6 +62,8 @@ class LinearProbe:
         best, chosen, probe = -1.0, self.strengths[0], None
         for c in sorted(self.strengths):
             probe = self.fit(part, classes, c, mesh, probe)
+            if probe.gradient > self.tolerance:
+                break
             accuracy = float((logit_ranks(probe, known.z[validation], known.y[validation]) < 1).mean())
             if accuracy > best:
                 best, chosen = accuracy, c

@@ -54,6 +54,13 @@ def test_nan_never_hits() -> None:
     assert (ranks(broken, z, ids, ids, mesh(2))[2]) >= 5
 
 
+def test_one_nan_among_several_positives_leaves_the_others() -> None:
+    z = unit(np.random.default_rng(2), 4)
+    candidates = np.concatenate([z, np.full((1, 6), np.nan, np.float32)])
+    out = ranks(z, candidates, np.arange(4), np.asarray([0, 1, 2, 3, 0]), mesh(1))
+    assert out.tolist() == [0, 1, 1, 1]  # the NaN is one of the first query's own, and ahead of the others'
+
+
 def test_a_query_without_a_candidate_of_its_own_is_behind_all() -> None:
     z = unit(np.random.default_rng(3), 4)
     assert ranks(z[:1], z[1:], np.asarray([0]), np.asarray([1, 2, 3]), mesh(1))[0] >= 3
