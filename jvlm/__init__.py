@@ -1,8 +1,8 @@
 """jvlm: vision-language models in JAX, from a CPU smoke test to a TPU pod.
 
-    m = jvlm.load("path/to/any/supported/dir")
-    out = m.model.apply({"params": m.params, **m.state}, image=..., tokens=...)
-    jvlm.save(m, "dir", format="hf")
+m = jvlm.load("path/to/any/supported/dir")
+out = m.model.apply({"params": m.params, **m.state}, image=..., tokens=...)
+jvlm.save(m, "dir", format="hf")
 """
 
 from typing import TYPE_CHECKING, Any

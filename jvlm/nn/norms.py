@@ -47,7 +47,7 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", named(nn.initializers.ones_init(), ("embed",)), (width,), jnp.float32)
         bias = self.param("bias", named(nn.initializers.zeros_init(), ("embed",)), (width,), jnp.float32)
-        y = layer_norm(x.astype(jnp.float32), scale, bias, self.eps)
+        y: Any = layer_norm(x.astype(jnp.float32), scale, bias, self.eps)
         return y.astype(self.dtype)
 
 

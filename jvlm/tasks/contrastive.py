@@ -106,7 +106,7 @@ class Contrastive:
         out = out.replace(zimg=constrain(out.zimg, ("batch", None)), ztxt=constrain(out.ztxt, ("batch", None)))
         return out, dict(updates)
 
-    def _pair_loss(self, out: DualOutput, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    def _pair_loss(self, out: DualOutput, params: Params, batch: Batch) -> tuple[Any, Any, dict[str, Any]]:
         if out.zimg is None or out.ztxt is None:
             raise ValueError("a contrastive loss needs both towers' embeddings")
         scale = clipped_scale(params["logit_scale"])
