@@ -13,7 +13,7 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.seed = 0
-    config.steps = 4 if tiny else 1000
+    config.steps = 4 if tiny else 1300
     config.batch_size = 16 if tiny else 128
     config.checkpoint_every = 2 if tiny else 500
     config.log_every = 1 if tiny else 10
@@ -36,9 +36,9 @@ def get_config(arg: str = "") -> ConfigDict:
             depth=2 if tiny else 4,
             num_heads=width // 16,
             mlp_dim=4 * width,
-            patch_size=12,
+            patch_size=16,
             image_size=48,
-            posemb_sincos=1.0,
+            posemb_sincos=1.4,
         ),
         text=dict(vocab_size=49408, length=16, width=64, depth=1, num_heads=4, mlp_dim=256, eos_id=49407, pool="eos"),
     )
@@ -50,9 +50,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pipeline = dict(
         # An emoji in two styles would be its own negative.
         group="concept",
-        augment=dict(flip=0.5, zoom=(0.85, 1.2), shift=0.06, rotate=8.0, hue=25.0, saturation=0.4, grey=0.1),
+        augment=dict(flip=0.5, zoom=(0.85, 1.2), shift=0.06, rotate=8.0, hue=12.0, saturation=0.3, grey=0.05),
     )
-    config.optimizer = dict(name="muon", lr=0.02, adam_ratio=0.1, schedule=dict(name="linear", warmup=20))
+    config.optimizer = dict(name="muon", lr=0.02, adam_ratio=0.1, b2=0.98, schedule=dict(name="linear", warmup=20))
     config.mesh = dict(preset="dp", shape=dict(data=-1))
     # Suites by name (`jvlm evaluate --help` lists them); fields would describe another one.
     config.evals = dict(retrieval_style={}, retrieval_style_pixels={}, retrieval_concepts={})

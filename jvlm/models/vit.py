@@ -34,7 +34,8 @@ class ViT(nn.Module):
     the embedded sequence before the blocks, as CLIP does. `norm_tokens` False applies the last norm to the pooled
     vector only (CLIP). `pooler` adds BERT's dense-tanh on the pooled vector; `num_classes` a linear head.
     Learned positions start as noise of deviation 0.02, or, with `posemb_sincos`, as that multiple of the sine-cosine
-    table (whose longest wave suits the grid), which a short training need not find out.
+    table (whose longest wave suits the grid), which a short training need not find out; the class token then starts
+    at their size.
     """
 
     width: int
@@ -109,7 +110,7 @@ class ViT(nn.Module):
             raise ValueError(f"the picture has {x.shape[1]} patches, the model {rows} x {cols}")
         prefix = int(self.class_token)
         if self.class_token:
-            init = nn.initializers.normal(0.02)
+            init = nn.initializers.normal(self.posemb_sincos or 0.02)
             token = self.param("class_token", named(init, (None, None, "embed")), (1, 1, self.width), jnp.float32)
             token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
