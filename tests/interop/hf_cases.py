@@ -1,17 +1,25 @@
-"""Reference models of the transformers formats with random weights, and what is compared of them."""
+"""Reference models of the transformers formats with random weights: the configurations that parity is held over."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from tests.interop.directories import perturbed
+from tests.interop.hf_runs import (
+    Outputs,
+    align_reference,
+    bert_ours,
+    bert_reference,
+    dual_ours,
+    dual_reference,
+    siglip2_reference,
+    vit_ours,
+    vit_reference,
+)
 from tests.models_util import inputs
 from tests.reference import torch, transformers
-
-Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,73 +36,6 @@ class Case:
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         return perturbed(self.cls(self.config), seed)
-
-
-def pixels(image: np.ndarray) -> torch.Tensor:
-    """[B, H, W, C] to torch's [B, C, H, W]."""
-    return torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-
-
-def arrays(**outputs: torch.Tensor | None) -> Outputs:
-    return {name: x.detach().numpy() for name, x in outputs.items() if x is not None}
-
-
-def dual_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
-    def run(variables: Any, image: jax.Array, tokens: jax.Array) -> dict[str, Any]:
-        def tower(name: str, x: jax.Array) -> jax.Array:
-            part = {collection: tree[name] for collection, tree in variables.items() if name in tree}
-            return getattr(model, name).apply(part, x).tokens
-
-        out = model.apply(variables, image, tokens)
-        return dict(
-            zimg=out.zimg,
-            ztxt=out.ztxt,
-            logits=out.scale * out.zimg @ out.ztxt.T + (0.0 if out.bias is None else out.bias),
-            image_tokens=tower("image_tower", image),
-            text_tokens=tower("text_tower", tokens),
-        )
-
-    return jax.jit(run)(variables, **given)
-
-
-def dual_reference(model: Any, given: dict[str, np.ndarray], **picture: Any) -> Outputs:
-    picture = picture or dict(pixel_values=pixels(given["image"]))
-    with torch.no_grad():
-        out = model(input_ids=torch.from_numpy(given["tokens"]).long(), **picture)
-    return arrays(
-        zimg=out.image_embeds,
-        ztxt=out.text_embeds,
-        logits=out.logits_per_image,
-        image_tokens=out.vision_model_output.last_hidden_state,
-        text_tokens=out.text_model_output.last_hidden_state,
-    )
-
-
-def siglip2_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
-    image, p = given["image"], model.config.vision_config.patch_size
-    batch, height, width, channels = image.shape
-    rows, cols = height // p, width // p
-    patches = image.reshape(batch, rows, p, cols, p, channels).transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * 3)
-    return dual_reference(
-        model,
-        given,
-        pixel_values=torch.from_numpy(patches.copy()),
-        pixel_attention_mask=torch.ones(batch, rows * cols, dtype=torch.int32),
-        spatial_shapes=torch.tensor([[rows, cols]] * batch),
-    )
-
-
-def vit_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
-    out = jax.jit(model.apply)(variables, **given)
-    return dict(logits=out.logits) if model.num_classes else dict(tokens=out.tokens, pooled=out.pooled)
-
-
-def vit_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
-    with torch.no_grad():
-        out = model(pixel_values=pixels(given["image"]))
-    if hasattr(out, "logits"):
-        return arrays(logits=out.logits)
-    return arrays(tokens=out.last_hidden_state, pooled=out.pooler_output)
 
 
 def tower(**fields: Any) -> dict[str, Any]:
@@ -163,20 +104,6 @@ def masked(model: Any) -> dict[str, np.ndarray]:
     return given | dict(mask=mask, types=np.cumsum(mask, axis=1) // 4)
 
 
-def bert_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
-    out = jax.jit(model.apply)(variables, **given)
-    return dict(tokens=out.tokens, pooled=out.pooled) if model.pooler else dict(tokens=out.tokens)
-
-
-def bert_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
-    tokens = torch.from_numpy(given["tokens"]).long()
-    mask = torch.from_numpy(given["mask"]) if "mask" in given else tokens != 0
-    types = torch.from_numpy(given["types"]) if "types" in given else None
-    with torch.no_grad():
-        out = model(tokens, attention_mask=mask.long(), token_type_ids=types)
-    return arrays(tokens=out.last_hidden_state, pooled=out.pooler_output)
-
-
 def bert_case(build: Callable[[Any], dict[str, np.ndarray]], pooler: bool = True, **fields: Any) -> Case:
     fields = tower(vocab_size=60, max_position_embeddings=9) | fields
     if not pooler:
@@ -188,13 +115,6 @@ def bert_case(build: Callable[[Any], dict[str, np.ndarray]], pooler: bool = True
 class BertWithoutPooler(transformers.BertModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config, add_pooling_layer=False)
-
-
-def align_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
-    mask = torch.from_numpy(given["tokens"] != 0).long()
-    out = dual_reference(model, given, pixel_values=pixels(given["image"]), attention_mask=mask)
-    maps = out["image_tokens"]  # [B, D, H, W]
-    return out | dict(image_tokens=maps.reshape(*maps.shape[:2], -1).transpose(0, 2, 1))
 
 
 def align_case(text: dict[str, Any], vision: dict[str, Any], **fields: Any) -> Case:

@@ -14,7 +14,8 @@ from jvlm.core.tree import flatten
 from jvlm.interop import big_vision
 from jvlm.interop.table import variables_flat, variables_nested
 from tests.interop import directories
-from tests.interop.hf_cases import dual_ours, dual_reference, tower
+from tests.interop.hf_cases import tower
+from tests.interop.hf_runs import dual_ours, dual_reference
 from tests.models_util import inputs
 from tests.reference import torch, transformers
 

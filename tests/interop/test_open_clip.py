@@ -16,7 +16,7 @@ from jvlm.interop import open_clip as ours
 from jvlm.interop import safetensors
 from jvlm.interop.table import variables_flat, variables_nested
 from tests.interop import directories
-from tests.interop.hf_cases import arrays, pixels
+from tests.interop.hf_runs import arrays, pixels
 from tests.models_util import initialize, inputs, tiny
 from tests.reference_open_clip import open_clip, open_clip_config, torch
 
@@ -62,9 +62,13 @@ class Opened:
     variables: dict[str, Any]
 
 
+def create(config: dict[str, Any]) -> Any:
+    return models.create(config)
+
+
 def load(directory: Path) -> tuple[Any, dict[str, Any]]:
     config = json.loads((directory / ours.CONFIG).read_text())
-    model = models.create({"family": ours.TABLE.family, **ours.TABLE.fields(config)})
+    model = create({"family": ours.TABLE.family, **ours.TABLE.fields(config)})
     reader = safetensors.SafetensorsReader(directory, ours.WEIGHTS, renames=ours.TABLE.renames)
     flat = mapping.load(ours.rules(model), directories.shapes(model), reader, ignore=ours.TABLE.ignore)
     return model, variables_nested(flat)
@@ -152,7 +156,7 @@ def test_export_then_import_is_exact(dtype: str, tmp_path: Path) -> None:
 
 def test_configuration_round_trip_gives_the_same_model(source: Opened) -> None:
     written = json.loads(json.dumps(ours.config(source.model)))
-    assert models.create({"family": "clip", **ours.fields(written)}) == source.model
+    assert create({"family": "clip", **ours.fields(written)}) == source.model
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_configuration_round_trip_gives_the_same_model(source: Opened) -> None:
 )
 def test_published_configurations_survive_a_round_trip(name: str) -> None:
     fields = ours.fields(dict(model_cfg=open_clip_config(name)))
-    assert ours.fields(ours.config(models.create({"family": "clip", **fields}))) == fields
+    assert ours.fields(ours.config(create({"family": "clip", **fields}))) == fields
 
 
 def test_preprocessing_is_read_in_full(source: Opened) -> None:
@@ -205,6 +209,6 @@ def test_what_is_not_implemented_is_refused_by_name(vision: dict[str, Any], text
 
 def test_a_model_that_open_clip_cannot_express_is_refused() -> None:
     with pytest.raises(UserError, match="no projection of the picture"):
-        ours.config(models.create(tiny("siglip")))
+        ours.config(create(tiny("siglip")))
     with pytest.raises(UserError, match="quick_gelu in one tower"):
-        ours.config(models.create(tiny("clip", text=dict(act="gelu"))))
+        ours.config(create(tiny("clip", text=dict(act="gelu"))))

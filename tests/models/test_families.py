@@ -54,16 +54,15 @@ def parts(variables: dict[str, Any]) -> tuple[Any, Any]:
 @functools.cache
 def expected(family: str) -> Any:
     model, variables, _, given = initial(family)
-    return jax.tree.map(np.asarray, objective(model)(*parts(variables), given))
+    return objective(model)(*parts(variables), given)
 
 
 def assert_near(actual: Any, wanted: Any, tolerance: float) -> None:
-    def compare(path: Any, a: Any, b: Any) -> None:
-        difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
-        scale = max(1.0, np.abs(np.asarray(b, np.float64)).max())
-        assert difference <= tolerance * scale, f"{jax.tree_util.keystr(path)} differs by {difference}"
-
-    jax.tree_util.tree_map_with_path(compare, actual, wanted)
+    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
+    for (path, b), a in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(actual), strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        difference = np.abs(x - y).max()
+        assert difference <= tolerance * max(1.0, np.abs(y).max()), f"{jax.tree_util.keystr(path)}: {difference}"
 
 
 @families
@@ -150,8 +149,8 @@ def test_dropout_is_off_in_evaluation(family: str) -> None:
     out, reference = (forward(m)(variables, given) for m in (dropping, models.create(tiny(family))))
     assert_near(out, reference, 0.0)
     (_, (trained, _)), _ = objective(dropping)(*parts(variables), given)
-    differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), trained, reference)
-    assert max(jax.tree.leaves(differences)) > 1e-3
+    pairs = zip(jax.tree.leaves(trained), jax.tree.leaves(reference), strict=True)
+    assert max(float(jnp.abs(a - b).max()) for a, b in pairs) > 1e-3
 
 
 @pytest.mark.parametrize(("pool", "end"), [("eos", 50), ("highest", 63)])
