@@ -76,6 +76,4 @@ def shrink(config: ConfigDict) -> None:
     config.data = dict(name="emoji", split="train", captions="training")
     config.update(pipeline=dict(workers=0, group="concept"))
     config.update(optimizer=dict(schedule=dict(warmup=1)))
-    config.evals = dict(
-        style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
-    )
+    config.evals = dict(retrieval_style=dict())

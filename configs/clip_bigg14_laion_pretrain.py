@@ -83,6 +83,4 @@ def shrink(config: ConfigDict) -> None:
     config.pipeline = dict(group="concept", augment=dict(crop_scale=(0.9, 1.0)))
     config.update(optimizer=dict(schedule=dict(warmup=1)))
     config.mesh = dict(preset="fsdp", shape=dict(fsdp=-1))
-    config.evals = dict(
-        style=dict(evaluator="retrieval", data=dict(name="emoji", split="style", captions="tags")),
-    )
+    config.evals = dict(retrieval_style=dict())

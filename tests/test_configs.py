@@ -18,7 +18,7 @@ from jvlm.core.tree import flatten
 from jvlm.data.processor import ImageSpec, Processor
 from jvlm.train.config import load_config, shipped_configs, to_plain
 from jvlm.train.data import make_source
-from jvlm.train.evaluate import make_evaluator
+from jvlm.train.evaluate import evaluator_of
 from jvlm.train.loop import start
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
@@ -128,13 +128,15 @@ def test_the_full_size_builds_abstractly_with_the_published_parameters(name: str
     shardings = state_shardings(state, run.names, run.mesh, run.rules)
     assert jax.tree.structure(shardings) == jax.tree.structure(state)
     for suite, fields in run.config["evals"].items():
-        make_evaluator(suite, fields)
+        evaluator_of(suite, fields)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_tiny_traces_a_step_on_data_that_ships(name: str) -> None:
     run = setup(load_config(str(FOLDER / f"{name}:tiny")))
     assert run.config["steps"] <= 10 and len(make_source(run.config["data"])) > 0
+    for suite, fields in run.config["evals"].items():
+        evaluator_of(suite, fields)
     state = abstract_state(run)
     step = make_step(
         run.task, run.optimizer,
