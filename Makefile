@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: demo test lint types layers wheel pytest clean
 
 demo: $(VENV)/.demo
-	$(BIN)/jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
+	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
 
 test: lint types layers wheel pytest
 

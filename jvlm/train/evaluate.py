@@ -10,7 +10,7 @@ from jvlm.core import build
 from jvlm.core.errors import ConfigError
 from jvlm.core.files import write_json
 from jvlm.evals import EVALUATORS
-from jvlm.evals.encoder import Encoder
+from jvlm.evals.encoder import Encoder, ends_by_itself
 from jvlm.evals.score import score
 from jvlm.evals.suites import make_evaluator
 from jvlm.train.report import write_report
@@ -56,6 +56,7 @@ class Evaluations:
             self._run.processor,
             self._run.mesh,
             rules=self._run.rules,
+            cut_padding=ends_by_itself(self._run.model),
         )
         folder = self._folder / "report"
         results = {name: score(name, suite, encoder, folder) for name, suite in self._suites.items()}
