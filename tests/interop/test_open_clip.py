@@ -159,6 +159,12 @@ def test_configuration_round_trip_gives_the_same_model(source: Opened) -> None:
     assert create({"family": "clip", **ours.fields(written)}) == source.model
 
 
+def test_hidden_sizes_that_a_rounded_ratio_would_shorten_survive() -> None:
+    # 15 / 11 * 11 is below 15 in floating point, and open_clip truncates.
+    model = create(tiny("clip", text=dict(width=11, num_heads=1, mlp_dim=15)))
+    assert ours.fields(ours.config(model))["text"]["mlp_dim"] == 15
+
+
 @pytest.mark.parametrize(
     "name", ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14", "ViT-g-14", "ViT-bigG-14", "ViT-L-14-CLIPA"]
 )
