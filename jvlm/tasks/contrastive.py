@@ -109,7 +109,8 @@ class Contrastive:
     def _pair_loss(self, out: DualOutput, params: Params, batch: Batch) -> tuple[Any, Any, dict[str, Any]]:
         if out.zimg is None or out.ztxt is None:
             raise ValueError("a contrastive loss needs both towers' embeddings")
-        scale = clipped_scale(params["logit_scale"])
+        divides = "temperature" in params  # ALIGN's way to say the same
+        scale = clipped_scale(-jnp.log(params["temperature"]) if divides else params["logit_scale"])
         total, weight = contrastive_loss(
             self.kind,
             out.zimg,

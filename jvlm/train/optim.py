@@ -12,7 +12,8 @@ from jvlm.core.errors import ConfigError
 from jvlm.core.tree import flatten, label, map_paths
 from jvlm.core.types import Params
 
-Pairs = Sequence[tuple[str, float]]
+Pairs = Sequence[Sequence[Any]]
+"""(pattern, factor) pairs."""
 
 
 def schedule(lr: float, steps: int, *, name: str = "cosine", warmup: int = 0, end: float = 0.0) -> optax.Schedule:
@@ -129,7 +130,8 @@ def schedule_from(lr: float | None, fields: Mapping[str, Any], steps: int) -> op
 
 
 def _multipliers(params: Params, pairs: Pairs) -> Params:
-    factors = label([path for path, leaf in flatten(params).items() if leaf is not None], pairs, 1.0)
+    paths = [path for path, leaf in flatten(params).items() if leaf is not None]
+    factors = label(paths, [(str(pattern), float(factor)) for pattern, factor in pairs], 1.0)
     return map_paths(lambda path, leaf: None if leaf is None else factors[path], params)
 
 
