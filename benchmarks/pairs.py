@@ -27,7 +27,8 @@ def alternate(jvlm: Work, torch: Work, pairs: int) -> dict[str, Any]:
     `ratio` is torch's time over jvlm's, above 1 where jvlm is faster: the median over the pairs, with the lowest and
     the highest.
     """
-    jvlm(), torch()
+    jvlm()
+    torch()
     ours, theirs = [], []
     for pair in range(pairs):
         sides = [(ours, jvlm), (theirs, torch)]

@@ -80,7 +80,8 @@ def jvlm_side(fields: dict[str, Any], batch: dict[str, np.ndarray]) -> Parts:
     from jvlm.train.state import abstract_variables, initial_state
     from jvlm.train.step import make_step
 
-    task = Contrastive(models.create({"family": "clip", **fields, "scan": False}))
+    model: Any = models.create({"family": "clip", **fields, "scan": False})
+    task = Contrastive(model)
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
     config = dict(name="adamw", lr=LR, schedule=dict(name="constant"), weight_decay=DECAY, b1=B1, b2=B2, eps=EPS)
     optimizer, _ = make_optimizer(config, abstract_variables(task, arrays)[0], steps=1000)
@@ -113,7 +114,8 @@ def torch_side(fields: dict[str, Any], batch: dict[str, np.ndarray], cores: int)
 
     torch.set_num_threads(cores)
     image, text = fields["image"], fields["text"]
-    model = open_clip.model.CLIP(
+    build: Any = open_clip.model.CLIP  # its annotations ask for classes where it takes dicts
+    model = build(
         embed_dim=fields["embed_dim"],
         vision_cfg=dict(
             layers=image["depth"],
