@@ -66,8 +66,9 @@ class Bert(nn.Module):
             dropout=self.dropout,
             dtype=self.dtype,
         )
-        x = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, masks.padding(keep), train)
-        pooled = x[:, 0]
+        stack = Stack(block, self.depth, self.scan, self.remat, name="blocks")
+        x, token = stack(x, masks.padding(keep), train, at=0)
+        pooled = x[:, 0] if token is None else token
         if self.pooler:
             # Applied also where `pool` does not want it: its parameters belong to the published model.
             dense = Dense(self.width, axes=("embed", None), kernel_init=normal(0.02), dtype=self.dtype, name="pooler")

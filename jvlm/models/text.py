@@ -13,7 +13,7 @@ from jvlm.nn.axes import named
 from jvlm.nn.block import Block
 from jvlm.nn.dense import Embed
 from jvlm.nn.norms import LayerNorm
-from jvlm.nn.pooling import pool_text
+from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.stack import Stack
 
 
@@ -65,6 +65,8 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
         )
         mask = masks.causal(length) if self.causal else None
-        x = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, mask, train)
-        x = LayerNorm(self.eps, self.dtype, name="norm")(x)
-        return TextOutput(tokens=x, pooled=pool_text(x, tokens, self.pool, self.eos_id))
+        at = text_position(tokens, self.pool, self.eos_id)
+        x, token = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, mask, train, at)
+        norm = LayerNorm(self.eps, self.dtype, name="norm")
+        x = norm(x)
+        return TextOutput(tokens=x, pooled=pick(x, at) if token is None else norm(token))

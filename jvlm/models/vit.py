@@ -88,12 +88,13 @@ class ViT(nn.Module):
             dropout=self.dropout,
             dtype=self.dtype,
         )
-        x = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, train=train)
+        at = 0 if self.pool == "cls" else None
+        x, token = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, train=train, at=at)
         norm = LayerNorm(self.eps, self.dtype, name="norm")
         if self.norm_tokens:
             x = norm(x)
-        pooled = self._pool(x)
-        if pooled is not None and not self.norm_tokens:
+        pooled = self._pool(x) if token is None else token
+        if pooled is not None and (token is not None or not self.norm_tokens):
             pooled = norm(pooled)
         logits = None
         if self.num_classes is not None and pooled is not None:

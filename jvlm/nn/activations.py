@@ -12,10 +12,19 @@ from jvlm.nn.reductions import opaque
 
 
 def _written_out(fn: Callable[[jax.Array], jax.Array], slope: Callable[[jax.Array], jax.Array]) -> Any:
-    """`fn` whose gradient is `slope(x)` times the cotangent, computed once (see `nn/reductions.py`)."""
+    """`fn` whose gradient is `slope(x)` times the cotangent, computed once (see `nn/reductions.py`).
+
+    `x` is kept as it was computed: fused again with what produced it, it would round differently when recomputed.
+    """
     with_slope = jax.custom_vjp(fn)
-    with_slope.defvjp(lambda x: (fn(x), x), lambda x, cotangent: (opaque(cotangent * slope(x)),))
+    with_slope.defvjp(lambda x: (fn(x), opaque(x)), lambda x, cotangent: (opaque(cotangent * slope(x)),))
     return with_slope
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    # By erf and in float32 as torch computes it; jax.nn.gelu's erfc takes a CPU three times as long.
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide / math.sqrt(2)))).astype(x.dtype)
 
 
 def _gelu_slope(x: jax.Array) -> jax.Array:
@@ -38,7 +47,7 @@ def _quick_gelu_slope(x: jax.Array) -> jax.Array:
     return s + 1.702 * x * s * (1 - s)
 
 
-gelu = _written_out(lambda x: jax.nn.gelu(x, approximate=False), _gelu_slope)
+gelu = _written_out(_gelu, _gelu_slope)
 gelu_tanh = _written_out(lambda x: jax.nn.gelu(x, approximate=True), _gelu_tanh_slope)
 quick_gelu = _written_out(_quick_gelu, _quick_gelu_slope)
 """`x * sigmoid(1.702 x)`, the approximation that OpenAI's CLIP was trained with."""

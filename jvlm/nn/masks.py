@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 
 def causal(length: int) -> Bool[Array, "1 1 T T"]:
@@ -13,6 +13,16 @@ def causal(length: int) -> Bool[Array, "1 1 T T"]:
 def padding(keep: Bool[Array, "B T"]) -> Bool[Array, "B 1 1 T"]:
     """Keys where `keep` is True are visible to every query."""
     return keep[:, None, None, :]
+
+
+def row(mask: Bool[Array, "#B #H #S T"], at: int | Int[Array, "B"]) -> Bool[Array, "#B #H 1 T"]:
+    """The part of a mask that concerns the query at position `at`, one for all or one for each sequence."""
+    if mask.shape[2] == 1:
+        return mask
+    if isinstance(at, int):
+        return mask[:, :, at : at + 1]
+    mask = jnp.broadcast_to(mask, (at.shape[0], *mask.shape[1:]))
+    return jnp.take_along_axis(mask, at[:, None, None, None], axis=2)
 
 
 def combine(*masks: jax.Array | None) -> jax.Array | None:

@@ -13,23 +13,28 @@ from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import LayerNorm
 
 
-def pool_text(x: Float[Array, "B T D"], tokens: Int[Array, "B T"], pool: str, eos_id: int) -> Float[Array, "B D"]:
-    """The hidden state that stands for a text.
+def pick(x: Float[Array, "B S D"], at: int | Int[Array, "B"]) -> Float[Array, "B D"]:
+    """The token of each sequence at the position `at`, one for all or one for each."""
+    if isinstance(at, int):
+        return x[:, at]
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+
+
+def text_position(tokens: Int[Array, "B T"], pool: str, eos_id: int) -> int | Int[Array, "B"]:
+    """Where the hidden state lies that stands for a text.
 
     `highest`: at the highest token id (OpenAI CLIP, whose end token is the last of the vocabulary); `eos`: at the
     first `eos_id`; `first`; `last`. Position 0 where the end token is absent, as both references do.
     """
     if pool == "highest":
-        at = jnp.argmax(tokens, axis=-1)
-    elif pool == "eos":
-        at = jnp.argmax(tokens == eos_id, axis=-1)
-    elif pool == "first":
-        return x[:, 0]
-    elif pool == "last":
-        return x[:, -1]
-    else:
-        raise ValueError(f"text pooling {pool!r} is unknown; valid: highest, eos, first, last")
-    return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+        return jnp.argmax(tokens, axis=-1)
+    if pool == "eos":
+        return jnp.argmax(tokens == eos_id, axis=-1)
+    if pool == "first":
+        return 0
+    if pool == "last":
+        return tokens.shape[1] - 1
+    raise ValueError(f"text pooling {pool!r} is unknown; valid: highest, eos, first, last")
 
 
 class MapHead(nn.Module):

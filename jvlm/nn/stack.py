@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
@@ -21,10 +22,14 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 class Stack(nn.Module):
-    """Applies `block` `depth` times; the block takes `(x, mask, train)` and returns x.
+    """Applies `block` `depth` times; the block takes `(x, mask, train, at)` and returns x.
 
     Parameters lie under `layers`, each with a leading axis [depth]. `scan` compiles one layer; without it the loop is
     unrolled, which runs faster on a CPU and compiles slower. `remat` is a key of `REMAT`.
+
+    Returns x [B, S, D] and, unrolled, the token [B, D] at the position `at` where one is given, computed by a last
+    block that does nothing else: a compiled program holds of the two what it uses. Scanned, None stands for the token,
+    since to single out a layer would copy the others' parameters.
     """
 
     block: Any
@@ -33,20 +38,51 @@ class Stack(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        at: int | jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        if self.scan or self.is_initializing():
+            return self._scanned(x, mask, train), None
+        return self._unrolled(x, mask, train, at)
+
+    def _scanned(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
         def body(block: Any, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(carry, mask, train), None
 
         if self.remat != "none":
-            policy = lookup(REMAT, self.remat, "remat policy")
-            body = nn.remat(body, policy=policy, prevent_cse=not self.scan)
+            body = nn.remat(body, policy=lookup(REMAT, self.remat, "remat policy"), prevent_cse=False)
         run = nn.scan(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.depth,
-            unroll=1 if self.scan else self.depth,
             metadata_params={meta.PARTITION_NAME: "layers"},
         )
-        x, _ = run(self.block.copy(name="layers"), x, None)
-        return x
+        return run(self.block.copy(name="layers"), x, None)[0]
+
+    def _unrolled(self, x: jax.Array, mask: jax.Array | None, train: bool, at: Any) -> tuple[jax.Array, Any]:
+        block = self.block.clone(parent=None, name=None)
+        leaves, structure = jax.tree.flatten(self.variables["params"]["layers"])
+        # Split at once, so that the layers' gradients are joined by one concatenation instead of padded and added.
+        split = [jnp.split(leaf, self.depth) for leaf in leaves]
+        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+
+        def apply(index: int, x: jax.Array, at: Any = None) -> jax.Array:
+            params = jax.tree.unflatten(structure, [parts[index][0] for parts in split])
+            keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+
+            def run(params: Any, x: jax.Array) -> jax.Array:
+                return block.apply({"params": params}, x, mask, train, at, rngs=keys)
+
+            if self.remat != "none":
+                run = jax.checkpoint(run, policy=lookup(REMAT, self.remat, "remat policy"))
+            return run(params, x)
+
+        for index in range(self.depth - 1):
+            x = apply(index, x)
+        token = None if at is None else apply(self.depth - 1, x, at)
+        return apply(self.depth - 1, x), token

@@ -15,7 +15,7 @@ from jvlm.nn.axes import split
 from jvlm.nn.conv import Conv
 from jvlm.nn.norms import BatchNorm, LayerNorm
 from jvlm.nn.patches import PatchEmbed, drop_patches
-from jvlm.nn.pooling import pool_text
+from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.positions import sincos_2d
 from tests.reference import torch
 
@@ -146,7 +146,7 @@ def test_no_masks_combine_to_none() -> None:
 @pytest.mark.parametrize(("pool", "expected"), [("highest", 2), ("eos", 1), ("first", 0), ("last", 3)])
 def test_text_pooling_picks_its_token(pool: str, expected: int) -> None:
     x, tokens = draw(1, 4, 5), jnp.asarray([[3, 7, 9, 7]])
-    np.testing.assert_array_equal(pool_text(x, tokens, pool, 7), x[:, expected])
+    np.testing.assert_array_equal(pick(x, text_position(tokens, pool, 7)), x[:, expected])
 
 
 def test_a_patch_embedding_is_torch_s_strided_convolution() -> None:
