@@ -175,6 +175,7 @@ def measure(name: str, batch: int, repeats: int, cores: int, parts: bool) -> dic
     report |= {"precision": "float32", "pairs": repeats, "first_loss": [round(x, 4) for x in losses]}
     for part in ("forward", "gradients", "step") if parts else ("step",):
         report[part] = pairs.alternate(ours[part], theirs[part], repeats)
+    report["last_loss"] = [round(side["step"](), 4) for side in (ours, theirs)]
     return report
 
 

@@ -56,7 +56,7 @@ def test_unrolled_equals_scanned(remat: str) -> None:
     params = params_of(scanned)
     expected, none = run(scanned, params, at=0)
     actual, token = run(unrolled, params, at=0)
-    assert none is None and token is not None
+    assert none is None
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(token, expected[:, 0], rtol=1e-5, atol=1e-5)
 
@@ -67,7 +67,8 @@ def test_a_program_that_reads_the_token_does_not_compute_the_others() -> None:
 
     def products(index: int) -> float:
         program = jax.jit(jax.grad(lambda p: run(module, p, at=0)[index].sum()))
-        return program.lower(params).compile().cost_analysis()["flops"]
+        cost: Any = program.lower(params).compile().cost_analysis()
+        return cost["flops"]
 
     assert products(1) < 0.8 * products(0)
 
