@@ -6,15 +6,25 @@ flax compares a parameter with its initializer by position.
 """
 
 import abc
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jvlm.core.tree import map_paths
+from jvlm.core.types import Params
+
+Names = tuple[str | None, ...]
+
 
 class Leaf(abc.ABC):
-    """A pytree that stands for a kernel. Subclasses are registered with jax and live in `transforms/`."""
+    """A pytree that stands for a kernel. Subclasses are registered with jax and live in `transforms/`.
+
+    In a stack of layers every array of a leaf has the layer axis first. A leaf may stand on another: what it calls
+    its base is an array or a `Leaf`, multiplied by the functions below.
+    """
 
     @property
     @abc.abstractmethod
@@ -23,7 +33,22 @@ class Leaf(abc.ABC):
 
     @abc.abstractmethod
     def materialize(self) -> jax.Array:
-        """The kernel as one array."""
+        """The kernel as one array: what `matmul` multiplies by, without what `after` does."""
+
+    @abc.abstractmethod
+    def place(self, names: Names, fn: Callable[[Names, Any], Any]) -> Any:
+        """The same leaf with `fn(names of that array's axes, array)` in place of each array.
+
+        `names` are those of the kernel's axes. None stays None; the arrays of a base that is a leaf are included.
+        """
+
+    def split(self) -> tuple[Any, Any]:
+        """(trained, frozen): two leaves of this class with None where the other has the array. All is frozen here."""
+        return jax.tree.map(lambda _: None, self), self
+
+    def keyed(self, key: jax.Array) -> "Leaf":
+        """The leaf for one training step, whose random choices are drawn from `key`. Here there are none."""
+        return self
 
     def matmul(self, x: jax.Array) -> jax.Array:
         return x @ self.materialize().astype(x.dtype)
@@ -36,6 +61,10 @@ class Leaf(abc.ABC):
 
     def conv(self, x: jax.Array, strides: Sequence[int], padding: Any, groups: int, dilation: int) -> jax.Array:
         return _conv(x, self.materialize().astype(x.dtype), strides, padding, groups, dilation)
+
+    def after(self, y: jax.Array) -> jax.Array:
+        """What follows the product and its bias; adapters that act on a layer's output change `y` here."""
+        return y
 
 
 Kernel = Any
@@ -72,6 +101,34 @@ def conv(
     if isinstance(kernel, Leaf):
         return kernel.conv(x, strides, padding, groups, dilation)
     return _conv(x, kernel.astype(x.dtype), strides, padding, groups, dilation)
+
+
+def after(y: jax.Array, kernel: Kernel) -> jax.Array:
+    """A layer's output `y` [..., out], its bias added, as it leaves the layer."""
+    return kernel.after(y) if isinstance(kernel, Leaf) else y
+
+
+def place(kernel: Kernel, names: Names, fn: Callable[[Names, Any], Any]) -> Any:
+    """`fn(names, array)` in place of each array of a kernel or of None; see `Leaf.place`."""
+    if kernel is None:
+        return None
+    return kernel.place(names, fn) if isinstance(kernel, Leaf) else fn(names, kernel)
+
+
+def split(kernel: Kernel) -> tuple[Any, Any]:
+    """(trained, frozen) halves of what a leaf stands on: an array is frozen."""
+    return kernel.split() if isinstance(kernel, Leaf) else (None, kernel)
+
+
+def keyed(params: Mapping[str, Any], key: jax.Array) -> Params:
+    """`params` for one training step: each leaf draws from `key` folded with a hash of its path."""
+
+    def put(path: str, leaf: Any) -> Any:
+        if not isinstance(leaf, Leaf):
+            return leaf
+        return leaf.keyed(jax.random.fold_in(key, zlib.crc32(path.encode())))
+
+    return map_paths(put, params)
 
 
 def _conv(

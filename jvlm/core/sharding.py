@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jvlm.core import leaves
 from jvlm.core import tree as trees
 from jvlm.core.errors import ConfigError, nearest
+from jvlm.core.leaves import Names
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH_AXES = ("replica", "data", "fsdp")
-Names = tuple[str | None, ...]
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 PRESETS: dict[str, Rules] = {
@@ -82,31 +83,31 @@ def spec(names: Names, shape: Sequence[int], mesh: Mesh, rules: Rules) -> Partit
 
 
 def shard_params(shapes: Any, names: Any, mesh: Mesh, rules: Rules) -> Any:
-    """Tree of NamedSharding for a tree of shapes (None where a half of it is missing) and its twin tree of names."""
+    """Tree of NamedSharding for a tree of shapes (None where a half of it is missing) and its twin tree of names.
+
+    A weight leaf derives the names of its arrays from its kernel's, so that scales are sharded with their kernel.
+    """
     flat_names = trees.flatten(names)
 
-    def sharding(path: str, leaf: Any) -> NamedSharding | None:
-        return None if leaf is None else NamedSharding(mesh, spec(flat_names[path], leaf.shape, mesh, rules))
+    def sharding(names: Names, array: Any) -> NamedSharding:
+        return NamedSharding(mesh, spec(names, array.shape, mesh, rules))
 
-    return trees.map_paths(sharding, shapes)
+    return trees.map_paths(lambda path, leaf: leaves.place(leaf, flat_names[path], sharding), shapes)
 
 
 def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh) -> Any:
     """Shardings for a tree that holds arrays beside parameters (optimizer state, averages).
 
-    A leaf whose path ends in a parameter's path and whose shape is the parameter's takes its sharding; everything
+    An array whose path ends in a parameter's path and whose shape is the parameter's takes its sharding; everything
     else (counters, Adafactor's row and column statistics) is small and replicated.
     """
-    flat = trees.flatten(shardings)
-    by_path = {
-        tuple(path.split("/")): (tuple(leaf.shape), flat[path])
-        for path, leaf in trees.flatten(params).items()
-        if leaf is not None
-    }
+    arrays = jax.tree_util.tree_leaves_with_path(params)
+    placed = jax.tree.leaves(shardings)
+    by_path = {_keys(path): (tuple(leaf.shape), s) for (path, leaf), s in zip(arrays, placed, strict=True)}
     whole = NamedSharding(mesh, PartitionSpec())
 
     def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        keys = tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        keys = _keys(path)
         for start in range(len(keys)):
             if keys[start:] in by_path:
                 shape, sharding = by_path[keys[start:]]
@@ -115,6 +116,10 @@ def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any
         return whole
 
     return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

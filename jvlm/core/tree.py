@@ -65,6 +65,22 @@ def map_paths(fn: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Params:
     return unflatten({path: fn(path, leaf) for path, leaf in flatten(tree).items()})
 
 
+def map_arrays(fn: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Params:
+    """A tree of the same structure with `fn(path, array)` at each array; None stays.
+
+    The arrays of a weight leaf have the leaf's path and their own name: `image/proj/kernel/a`.
+    """
+    import jax
+
+    def named(path: str, leaf: Any) -> Any:
+        def at(keys: tuple[Any, ...], array: Any) -> Any:
+            return fn("/".join([path, *(jax.tree_util.keystr((key,), simple=True) for key in keys)]), array)
+
+        return jax.tree_util.tree_map_with_path(at, leaf)
+
+    return map_paths(named, tree)
+
+
 def count(tree: Mapping[str, Any]) -> int:
     """Number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
     import jax

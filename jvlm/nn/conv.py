@@ -41,4 +41,4 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", named(self.bias_init, self.axes[1:]), (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
-        return y
+        return leaves.after(y, kernel)

@@ -39,7 +39,7 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", named(self.bias_init, self.axes[1:]), (self.features,), jnp.float32)
             y = add_bias(y, bias)
-        return y
+        return leaves.after(y, kernel)
 
 
 class Embed(nn.Module):
@@ -57,7 +57,7 @@ class Embed(nn.Module):
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return leaves.take(self.embedding, ids, self.dtype)
+        return leaves.after(leaves.take(self.embedding, ids, self.dtype), self.embedding)
 
     def attend(self, x: jax.Array) -> jax.Array:
         return leaves.attend(x, self.embedding)

@@ -9,7 +9,8 @@ from optax import contrib
 
 from jvlm.core import build
 from jvlm.core.errors import ConfigError
-from jvlm.core.tree import flatten, label, map_paths
+from jvlm.core.leaves import Leaf
+from jvlm.core.tree import label, map_arrays, map_paths
 from jvlm.core.types import Params
 
 Pairs = Sequence[Sequence[Any]]
@@ -32,7 +33,9 @@ def schedule(lr: float, steps: int, *, name: str = "cosine", warmup: int = 0, en
 
 
 def _is_matrix(path: str, leaf: Any) -> bool:
-    """Whether a leaf is a kernel of a product, judged without its layer axis."""
+    """Whether a leaf is a kernel of a product, judged without its layer axis. The factors of an adapter are not."""
+    if isinstance(leaf, Leaf):
+        return False
     return path.endswith("/kernel") and leaf.ndim - path.count("/layers/") == 2
 
 
@@ -130,9 +133,10 @@ def schedule_from(lr: float | None, fields: Mapping[str, Any], steps: int) -> op
 
 
 def _multipliers(params: Params, pairs: Pairs) -> Params:
-    paths = [path for path, leaf in flatten(params).items() if leaf is not None]
+    paths: list[str] = []
+    map_arrays(lambda path, array: paths.append(path), params)
     factors = label(paths, [(str(pattern), float(factor)) for pattern, factor in pairs], 1.0)
-    return map_paths(lambda path, leaf: None if leaf is None else factors[path], params)
+    return map_arrays(lambda path, array: factors[path], params)
 
 
 def _scale_by(factors: Params) -> optax.GradientTransformation:
@@ -140,12 +144,7 @@ def _scale_by(factors: Params) -> optax.GradientTransformation:
 
 
 def _decay(params: Params, rate: float, pairs: Pairs) -> optax.GradientTransformation:
-    factors = _multipliers(params, pairs)
-
-    def rate_of(path: str, leaf: Any) -> Any:
-        if leaf is None:
-            return None
-        return rate * flatten(factors)[path] if leaf.ndim - path.count("/layers/") >= 2 else 0.0
-
-    rates = map_paths(rate_of, params)
+    factors: Any = _multipliers(params, pairs)
+    matrices = map_arrays(lambda path, array: float(array.ndim - path.count("/layers/") >= 2), params)
+    rates = jax.tree.map(lambda factor, matrix: rate * factor * matrix, factors, matrices)
     return optax.stateless(lambda updates, p: jax.tree.map(lambda u, w, r: u + r * w, updates, p, rates))

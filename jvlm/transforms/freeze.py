@@ -1,7 +1,8 @@
 """Splits a tree into what is trained and what is frozen, and joins the two again.
 
-Both halves keep the structure of the whole; a leaf that belongs to the other half is None, which jax and optax take
-for an empty subtree. So gradients and optimizer state exist for the trained half only.
+Both halves keep the structure of the whole; an array that belongs to the other half is None, which jax and optax take
+for an empty subtree. So gradients and optimizer state exist for the trained half only. A weight leaf says itself which
+of its arrays are trained: an adapter's own, none of a quantized kernel.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from typing import Any
 
 import jax
 
-from jvlm.core.tree import flatten, map_paths, select
+from jvlm.core.leaves import Leaf
+from jvlm.core.tree import flatten, select, unflatten
 from jvlm.core.types import Params
 
 
@@ -19,8 +21,16 @@ def partition(params: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
     Raises ConfigError for a pattern that matches nothing.
     """
     chosen = set(select(flatten(params), frozen)) if frozen else set()
-    trained = map_paths(lambda path, leaf: None if path in chosen else leaf, params)
-    return trained, map_paths(lambda path, leaf: leaf if path in chosen else None, params)
+
+    def halves(path: str, leaf: Any) -> tuple[Any, Any]:
+        if isinstance(leaf, Leaf):
+            trained, held = leaf.split()
+            return (jax.tree.map(lambda _: None, leaf), leaf) if path in chosen else (trained, held)
+        return (None, leaf) if path in chosen else (leaf, None)
+
+    both = {path: halves(path, leaf) for path, leaf in flatten(params).items()}
+    trained, held = (unflatten({path: pair[half] for path, pair in both.items()}) for half in (0, 1))
+    return trained, held
 
 
 def combine(trained: Any, frozen: Any) -> Any:
