@@ -10,8 +10,15 @@ Work = Callable[[], Any]
 
 
 def hold_cores(count: int) -> None:
-    """Keeps this process to its first `count` cores; call before jax and torch count them."""
+    """Keeps this process to its first `count` cores and sets it up as a jvlm program on the CPU.
+
+    Call it before jax and torch count the cores. The allocator that `runtime.start` sets serves torch as well.
+    """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from jvlm.train import runtime
+
+    runtime.start()
 
 
 def clock(work: Work) -> tuple[float, float]:

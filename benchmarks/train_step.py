@@ -37,8 +37,14 @@ def _towers(width: int, depth: int, patch: int, size: int, text_depth: int, leng
     )  # fmt: skip
 
 
+DEMO: dict[str, Any] = dict(
+    embed_dim=128,
+    act="gelu",
+    image=dict(width=128, depth=4, num_heads=8, mlp_dim=512, patch_size=16, image_size=48),
+    text=dict(vocab_size=49408, length=16, width=64, depth=1, num_heads=4, mlp_dim=256, eos_id=49407),
+)
 MODELS: dict[str, dict[str, Any]] = {
-    "demo": _towers(128, 4, 8, 40, 1, 16, 49408) | dict(act="gelu"),
+    "demo": DEMO,
     "small": _towers(384, 6, 16, 128, 6, 32, 49408),
     "toy": _towers(64, 1, 8, 16, 1, 8, 64),
 }

@@ -13,14 +13,12 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Float, Int
 
 from jvlm.core.errors import ConfigError, UserError, nearest
+from jvlm.core.sharding import BATCH_AXES
 from jvlm.core.types import Array
 from jvlm.losses.contrastive import sigmoid_loss, softmax_loss
 from jvlm.losses.ring_schedule import Ring
 from jvlm.losses.ring_vjp import Spread, ring_sigmoid_sum, ring_softmax_sum
 from jvlm.losses.similarity import Similarity, inner_product
-
-BATCH_AXES = ("replica", "data", "fsdp")
-"""The mesh axes that a batch is spread over, as far as a mesh has them."""
 
 KINDS = ("softmax", "sigmoid")
 FORMS = ("ring", "two_level", "global")
