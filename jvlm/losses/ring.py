@@ -72,7 +72,7 @@ def contrastive_loss(
         return sigmoid_loss(zimg, ztxt, scale, jnp.asarray(bias, jnp.float32), **options)
 
     names = tuple(a for a in axes if mesh is not None and a in mesh.shape)
-    ring = _ring(mesh, names, neighbourhood if form == "two_level" else 1, bidirectional, block)
+    ring = make_ring(mesh, names, neighbourhood if form == "two_level" else 1, bidirectional, block)
     devices = ring.hops * ring.neighbours
     if ztxt.shape[0] % devices:
         raise UserError(
@@ -88,7 +88,7 @@ def contrastive_loss(
     )
 
 
-def _ring(
+def make_ring(
     mesh: Mesh | AbstractMesh | None,
     axes: tuple[str, ...],
     neighbourhood: str | int | None,
