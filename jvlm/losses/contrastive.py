@@ -112,7 +112,9 @@ def sigmoid_loss(
 def _pairs(zimg, ztxt, labels, weights):
     """Float32 embeddings with absent rows zeroed, the two masks [N, N], and the weights."""
     count = zimg.shape[0]
-    weights = jnp.ones(count) if weights is None else jax.lax.stop_gradient(jnp.asarray(weights, jnp.float32))
+    weights = (
+        jnp.ones(count, jnp.float32) if weights is None else jax.lax.stop_gradient(jnp.asarray(weights, jnp.float32))
+    )
     labels = jnp.arange(count) if labels is None else labels
     present = weights > 0
     both = present[:, None] & present[None, :]

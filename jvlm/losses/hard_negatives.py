@@ -58,7 +58,7 @@ def hard_negatives(
     batch holds no negative. `key` is a typed key; no gradient flows. Other arguments as in
     `contrastive_loss`; neighbourhoods of more than one device are its two-level form.
     """
-    weights = jnp.ones(ztxt.shape[0]) if weights is None else jnp.asarray(weights, jnp.float32)
+    weights = jnp.ones(ztxt.shape[0], jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)
     names = tuple(a for a in axes if mesh is not None and a in mesh.shape)
     ring = make_ring(mesh, names, neighbourhood, bidirectional=True, block=block)
     words = jax.random.key_data(key).astype(jnp.uint32).ravel()[-2:]
@@ -111,7 +111,7 @@ def _better(a: Draw, b: Draw) -> Draw:
 
 
 def _nothing(shape: tuple[int, ...]) -> Draw:
-    return Draw(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+    return Draw(jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, -1, jnp.int32))
 
 
 def _across(ring: Ring, draws: Draw) -> Draw:

@@ -62,7 +62,7 @@ def contrastive_loss(
             raise ConfigError(f"contrastive loss: unknown {what} {name!r}, {nearest(name, known)}")
     if kind == "sigmoid" and bias is None:
         raise ConfigError("contrastive loss: the sigmoid needs a bias, pass a scalar (SigLIP starts at -10)")
-    weights = jnp.ones(ztxt.shape[0]) if weights is None else jnp.asarray(weights, jnp.float32)
+    weights = jnp.ones(ztxt.shape[0], jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)
     scale = jnp.asarray(scale, jnp.float32)
     if form == "global":
         options: dict[str, Any] = {"labels": labels, "weights": weights}

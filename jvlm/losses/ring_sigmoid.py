@@ -32,7 +32,7 @@ def sigmoid_value(ring: Ring, similarity: Similarity, dot_dtype, zimg, ztxt, sca
         sign, share = _signs(images, texts)
         return losses + jnp.sum(share * softplus(sign * (scale * similarities + bias)), axis=1), None
 
-    losses, _ = circulate(ring, texts, jnp.zeros(weights.shape), visit, collected=None)
+    losses, _ = circulate(ring, texts, jnp.zeros(weights.shape, jnp.float32), visit, collected=None)
     return ring.total(jnp.sum(losses))
 
 
@@ -55,8 +55,8 @@ def sigmoid_value_and_gradients(
         dbias += jnp.sum(slopes, axis=1)
         return (losses, dscale, dbias, dimg + dimg_block), dtxt_block
 
-    zeros = jnp.zeros(weights.shape)
-    state = (zeros, zeros, zeros, jnp.zeros(zimg.shape))
+    zeros = jnp.zeros(weights.shape, jnp.float32)
+    state = (zeros, zeros, zeros, jnp.zeros(zimg.shape, jnp.float32))
     (losses, dscale, dbias, dimg), dtxt = circulate(ring, texts, state, visit, SUM)
     loss, dscale, dbias = (ring.total(jnp.sum(x)) for x in (losses, dscale, dbias))
     return loss, Gradients(dimg, dtxt, dscale, dbias)

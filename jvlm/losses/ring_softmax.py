@@ -103,7 +103,7 @@ def softmax_gradients(
         dimg_block, dtxt_block = pull(slopes)
         return (dscale + jnp.sum(slopes * similarities, axis=1), dimg + dimg_block), dtxt_block
 
-    state = (jnp.zeros(weights.shape), jnp.zeros(zimg.shape))
+    state = (jnp.zeros(weights.shape, jnp.float32), jnp.zeros(zimg.shape, jnp.float32))
     anchored = AnchoredTexts(texts, _anchors(columns, weights))
     (dscale, dimg), dtxt = circulate(ring, anchored, state, visit, SUM)
     return Gradients(dimg, dtxt, ring.total(jnp.sum(dscale)))
@@ -123,7 +123,7 @@ def merge(a: Stats, b: Stats, scale: jax.Array) -> Stats:
 
 
 def _nothing(shape: tuple[int, ...]) -> Stats:
-    zeros = jnp.zeros(shape)
+    zeros = jnp.zeros(shape, jnp.float32)
     return Stats(zeros + FAR, zeros, zeros, zeros, zeros)
 
 

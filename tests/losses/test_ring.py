@@ -163,3 +163,14 @@ def test_wrong_arguments_are_named():
                 form="two_level",
                 neighbourhood=neighbourhood,
             )
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_ring_computes_in_float32_where_jax_defaults_to_float64(kind):
+    case = make_case(COUNT, 14.3, bias=-10.0)
+    mesh = make_mesh(8)
+    want, _ = contrastive_loss(kind, case.zimg, case.ztxt, case.scale, case.bias, mesh=mesh)
+    with jax.enable_x64(True):
+        got, _ = contrastive_loss(kind, case.zimg, case.ztxt, case.scale, case.bias, mesh=mesh)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, want)
