@@ -18,8 +18,9 @@ REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "ini
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The locked configuration of `FILE[:arg]`, with overrides such as `optimizer.lr=1e-3` applied.
 
-    FILE is a path, or the name of a configuration that ships with jvlm. `arg` goes to `get_config`. ConfigError
-    names a missing file, an unknown key with the nearest right one, and a value of another type.
+    FILE is a path, or the name of a configuration that ships with jvlm. `arg` goes to `get_config`: one of the
+    file's `ARGS`, by default `tiny` alone. ConfigError names a missing file, an unknown `arg` or key with the nearest
+    right one, and a value of another type.
     """
     file, _, arg = spec.partition(":")
     path = _find(file)
@@ -32,6 +33,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{path} has no get_config()")
     if arg and not inspect.signature(module.get_config).parameters:
         raise ConfigError(f"{path} takes no argument, so {spec!r} cannot end in ':{arg}'")
+    if arg and arg not in (known := getattr(module, "ARGS", ("tiny",))):
+        raise ConfigError(f"{path} has no variant {arg!r}; {nearest(arg, known)} (a file lists its own in ARGS)")
     config: ConfigDict = module.get_config(arg) if arg else module.get_config()
     missing = [key for key in REQUIRED if key not in config]
     if missing:

@@ -12,7 +12,7 @@ import pytest
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.tree import flatten
-from jvlm.train.config import apply_override
+from jvlm.train.config import apply_override, load_config
 from jvlm.train.guard import Guard
 from jvlm.train.loop import train
 from tests.train.cases import toy_config
@@ -79,6 +79,11 @@ def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: P
 def test_a_wrong_override_names_the_nearest_right_one(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         apply_override(toy_config(), override)
+
+
+def test_a_wrong_variant_of_a_configuration_names_the_right_one() -> None:
+    with pytest.raises(ConfigError, match=r"has no variant 'tinny'; did you mean 'tiny'"):
+        load_config("clip_tiny_emoji_pretrain.py:tinny")
 
 
 @pytest.mark.parametrize(
