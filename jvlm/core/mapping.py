@@ -65,6 +65,13 @@ def drop_lead(axes: int) -> Bijection:
     return Bijection(f"drop{axes}", lambda x: (x.reshape(x.shape[axes:]),), lambda x: x.reshape((1,) * axes + x.shape))
 
 
+def columns(parts: int) -> Bijection:
+    """A fused tensor, `parts` equal blocks along its last axis: a Conv1D's [in, parts * out], or its bias."""
+    return Bijection(
+        f"columns{parts}", lambda x: tuple(np.split(x, parts, axis=-1)), lambda *xs: np.concatenate(xs, axis=-1)
+    )
+
+
 def split(parts: int, transpose: bool) -> Bijection:
     """A fused tensor, `parts` equal blocks along its first axis (torch's in_proj_weight), each transposed or not."""
     turn = (lambda x: x.T) if transpose else (lambda x: x)
@@ -96,6 +103,11 @@ def rule(name: str, paths: str | tuple[str, ...], fn: Bijection = IDENTITY) -> R
 def constant(name: str, value: np.ndarray) -> Rule:
     """A published tensor that carries nothing: `value` where it is written, skipped (or absent) where it is read."""
     return Rule(name, (), Bijection("constant", lambda _: (), lambda: value))
+
+
+def repeated(name: str) -> Rule:
+    """A published tensor that repeats another (a tied head): skipped where it is read, never written."""
+    return Rule(name, (), Bijection("repeated", lambda _: (), lambda: np.zeros(0)))
 
 
 def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
@@ -222,6 +234,8 @@ class _Builder:
 def save(rules: Sequence[Rule], flat: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Published (name, tensor) pairs, one at a time, from flat parameters (weight leaves must be materialized)."""
     for r in rules:
+        if r.fn.name == "repeated":
+            continue
         arrays = [np.asarray(flat[path]) for path in r.paths]
         if r.stacked:
             for layer, name in enumerate(published_names(r, flat)):

@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jvlm.core import build
-from jvlm.models import align, bert, clip, siglip, vit
+from jvlm.models import align, bert, clip, decoder, siglip, vit
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ MODELS: dict[str, Family] = {
     "align": Family(align.align, align.VARIANTS, align.TINY, ("image", "tokens")),
     "bert": Family(bert.bert, bert.VARIANTS, bert.TINY, ("tokens",)),
     "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
+    "decoder": Family(decoder.decoder, decoder.VARIANTS, decoder.TINY, ("tokens",)),
     "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
     "vit": Family(
         vit.vit,

@@ -34,3 +34,30 @@ def combine(*masks: jax.Array | None) -> jax.Array | None:
     for mask in given[1:]:
         out = out & mask
     return out
+
+
+def visible(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, "B S"],
+    keep: Bool[Array, "B S"] | None = None,
+    window: int | None = None,
+    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    prefix: Bool[Array, "B S"] | None = None,
+) -> Bool[Array, "B 1 T S"]:
+    """Which keys each query of a decoder attends to, by the positions of both: those at or before its own.
+
+    `keep` False hides a key (padding, an empty slot of a cache). `window` hides what lies that far back. `segments`
+    of queries and keys separate the texts packed into a row, whose positions start again with each. Keys in `prefix`
+    are visible to what precedes them as well.
+    """
+    back = queries[:, :, None] - keys[:, None, :]
+    out = back >= 0
+    if prefix is not None:
+        out = out | prefix[:, None, :]
+    if window is not None:
+        out = out & (back < window)
+    if segments is not None:
+        out = out & (segments[0][:, :, None] == segments[1][:, None, :])
+    if keep is not None:
+        out = out & keep[:, None, :]
+    return out[:, None]

@@ -51,6 +51,45 @@ class LayerNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps) * scale` over the last axis, all in float32."""
+    return _rms_norm(x, scale, eps)[0]
+
+
+def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> tuple[jax.Array, Any]:
+    inverse = jax.lax.rsqrt(mean_last(jnp.square(x)) + eps)
+    normal = x * inverse
+    return normal * scale, (normal, inverse, scale)
+
+
+def _rms_backward(eps: float, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    normal, inverse, scale = saved
+    d = cotangent * scale
+    return (d - normal * mean_last(d * normal)) * inverse, sum_rows(cotangent * normal).astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm, _rms_backward)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalization over the last axis (Zhang and Sennrich, arXiv:1910.07467).
+
+    `offset` is added to the parameter `scale`: 1 for Gemma, which stores the difference from one.
+    """
+
+    eps: float = 1e-6
+    offset: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale = self.param("scale", named(init, ("embed",)), (x.shape[-1],), jnp.float32)
+        y: Any = rms_norm(x.astype(jnp.float32), scale.astype(jnp.float32) + self.offset, self.eps)
+        return y.astype(self.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalization over every axis but the last (Ioffe and Szegedy, arXiv:1502.03167).
 

@@ -96,3 +96,25 @@ def align_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
     out = dual_reference(model, given, pixel_values=pixels(given["image"]), attention_mask=mask)
     maps = out["image_tokens"]  # [B, D, H, W]
     return out | dict(image_tokens=maps.reshape(*maps.shape[:2], -1).transpose(0, 2, 1))
+
+
+def decoder_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
+    out = jax.jit(model.apply)(variables, **given)
+    return dict(logits=seen(out.logits, given))
+
+
+def decoder_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    mask = given.get("mask", np.ones_like(given["tokens"]))
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    with torch.no_grad():
+        out = model(
+            torch.from_numpy(given["tokens"]).long(),
+            attention_mask=torch.from_numpy(mask).long(),
+            position_ids=torch.from_numpy(positions).long(),
+        )
+    return dict(logits=seen(out.logits.numpy(), given))
+
+
+def seen(logits: Any, given: dict[str, np.ndarray]) -> np.ndarray:
+    """Logits of what is not padding; the others mean nothing."""
+    return np.asarray(logits) * given["mask"][..., None] if "mask" in given else np.asarray(logits)

@@ -13,7 +13,11 @@ from jvlm.core.errors import UserError
 from jvlm.interop.hf import TABLES
 from jvlm.interop.table import Table, variables_flat
 from tests.interop import directories
-from tests.interop.hf_cases import CASES, Case
+from tests.interop.decoder_cases import DECODERS
+from tests.interop.hf_cases import CASES as OTHERS
+from tests.interop.hf_cases import Case
+
+CASES = OTHERS | DECODERS
 
 
 @dataclass(frozen=True)

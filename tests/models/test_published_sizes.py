@@ -8,6 +8,7 @@ import pytest
 
 from jvlm import models
 from jvlm.core.tree import count
+from tests.models import published_decoders
 from tests.models_util import abstract
 from tests.reference import torch, transformers
 from tests.reference_open_clip import open_clip, open_clip_config
@@ -38,6 +39,7 @@ PUBLISHED = {
     ("bert", "base-cased"): 108_310_272,
     ("bert", "large"): 335_141_888,
     ("bert", "large-cased"): 333_579_264,
+    **{("decoder", variant): count for variant, count in published_decoders.COUNTS.items()},
 }
 
 OPEN_CLIP = {variant: variant.replace("/", "-").replace("@336", "-336") for variant in models.MODELS["clip"].variants}
@@ -92,7 +94,9 @@ def align(variant: str) -> Any:
     return transformers.AlignModel(transformers.AlignConfig())
 
 
-REFERENCES: dict[str, Callable[[str], Any]] = dict(clip=clip, siglip=siglip, vit=vit, bert=bert, align=align)
+REFERENCES: dict[str, Callable[[str], Any]] = dict(
+    clip=clip, siglip=siglip, vit=vit, bert=bert, align=align, decoder=published_decoders.decoder
+)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from jvlm.nn.activations import ACTIVATIONS, activation
 from jvlm.nn.attention import Attention, dot_product_attention
 from jvlm.nn.axes import split
 from jvlm.nn.conv import Conv
-from jvlm.nn.norms import BatchNorm, LayerNorm
+from jvlm.nn.norms import BatchNorm, LayerNorm, RMSNorm
 from jvlm.nn.patches import PatchEmbed, drop_patches
 from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.positions import sincos_2d
@@ -74,6 +74,25 @@ def test_layer_norm_and_its_gradient_equal_torch(offset: float) -> None:
     for a, b in zip(grads, theirs, strict=True):
         assert b.grad is not None
         np.testing.assert_allclose(a, b.grad.numpy(), atol=tolerance)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rms_norm_and_its_gradient_equal_torch(offset: float) -> None:
+    x, scale, weight = draw(4, 6), draw(6, seed=1), draw(4, 6, seed=2)
+    ours = RMSNorm(eps=1e-3, offset=offset)
+
+    def value(x: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = apply(ours, {"params": dict(scale=scale)}, x)
+        return (y * weight).sum(), y
+
+    grads, y = jax.grad(value, (0, 1), has_aux=True)(x, scale)
+    theirs = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x, scale)]
+    reference = torch.nn.functional.rms_norm(theirs[0], (6,), theirs[1] + offset, 1e-3)
+    (reference * torch.from_numpy(np.array(weight))).sum().backward()
+    np.testing.assert_allclose(y, reference.detach().numpy(), atol=1e-5)
+    for a, b in zip(grads, theirs, strict=True):
+        assert b.grad is not None
+        np.testing.assert_allclose(a, b.grad.numpy(), atol=1e-5)
 
 
 def test_batch_norm_in_training_equals_torch_and_moves_its_statistics() -> None:

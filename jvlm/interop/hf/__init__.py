@@ -1,6 +1,6 @@
 """The transformers formats, by `model_type`."""
 
-from jvlm.interop.hf import align, bert, clip, siglip, vit
+from jvlm.interop.hf import align, bert, clip, decoders, gpt2, opt, siglip, vit
 from jvlm.interop.table import Table
 
 TABLES: dict[str, Table] = {
@@ -10,4 +10,7 @@ TABLES: dict[str, Table] = {
     "siglip": siglip.TABLE,
     "siglip2": siglip.TABLE2,
     "vit": vit.TABLE,
+    **decoders.TABLES,
+    "opt": opt.TABLE,
+    "gpt2": gpt2.TABLE,
 }

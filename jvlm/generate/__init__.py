@@ -1,0 +1,1 @@
+"""From a prompt to text: decoding with a cache, sampling, beam search."""

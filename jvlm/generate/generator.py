@@ -1,0 +1,193 @@
+"""Prompts of any length to texts: buckets of shapes, batches, stop strings, streaming."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jvlm.core.errors import UserError
+from jvlm.core.leaves import Leaf
+from jvlm.generate import decoding
+from jvlm.generate.beam import search
+from jvlm.generate.sampling import Sampling
+from jvlm.nn.decoder_stack import unstack
+
+Decode = Callable[[list[int]], str]
+GREEDY = Sampling()
+
+
+def bucket(length: int) -> int:
+    """The shape that `length` is padded to: at least 8, and at most an eighth more than needed."""
+    unit = max(8, 1 << max(length.bit_length() - 4, 0))
+    return -(-length // unit) * unit
+
+
+class Generator:
+    """Writes texts with a model that has `empty_cache`, `prefill` and `step`, such as `models.decoder.Decoder`.
+
+    `ends` are the tokens after which a text is complete, `pad` fills up a batch. On a CPU the layers are unrolled and
+    their parameters taken out of the stack once, since a step would copy each of them otherwise (`unrolled` decides
+    it by hand). Weights are cast to the model's dtype once; weight leaves stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        variables: Mapping[str, Any],
+        *,
+        ends: Sequence[int],
+        pad: int = 0,
+        unrolled: bool | None = None,
+    ) -> None:
+        self.unrolled = jax.default_backend() == "cpu" if unrolled is None else unrolled
+        params = jax.tree.map(lambda x: _cast(x, model.dtype), variables["params"], is_leaf=_is_leaf)
+        if self.unrolled:
+            model, params = model.clone(scan=False), unstack(params)
+        self.model = model
+        self.variables = {**variables, "params": params}
+        self.ends = jnp.asarray(list(ends) or [-1], jnp.int32)
+        self.pad = pad
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        how: Sampling = GREEDY,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        decode: Decode | None = None,
+    ) -> list[list[int]]:
+        """New tokens of each prompt, the end token included where it was reached.
+
+        A text also ends with the token that completes one of the strings `stop` in what `decode` makes of it.
+        UserError for a prompt that is empty or leaves no room in the model's positions.
+        """
+        return list(self.stream(prompts, max_new_tokens, how=how, seed=seed, stop=stop, decode=decode))[-1]
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        how: Sampling = GREEDY,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        decode: Decode | None = None,
+        every: int | None = None,
+    ) -> Iterator[list[list[int]]]:
+        """As `generate`, the texts so far each `every` tokens (None: at the end; with stop strings, each 8)."""
+        if stop and decode is None:
+            raise ValueError("stop strings need `decode`, which turns tokens into text")
+        inputs = self.batch(prompts)
+        yield from self.stream_inputs(
+            inputs, max_new_tokens, how=how, seed=seed, stop=stop, decode=decode, every=every, rows=len(prompts)
+        )
+
+    def stream_inputs(
+        self,
+        inputs: Mapping[str, Any],
+        max_new_tokens: int,
+        *,
+        how: Sampling = GREEDY,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        decode: Decode | None = None,
+        every: int | None = None,
+        rows: int | None = None,
+    ) -> Iterator[list[list[int]]]:
+        """`stream` of arrays as the model's `prefill` takes them: `tokens` or `embeddings`, and `mask`."""
+        length = inputs["mask"].shape[1]
+        room = self._room(inputs, max_new_tokens)
+        every = every or (8 if stop else room)
+        key = jax.random.key(seed)
+        slots = bucket(length + room)
+        state = decoding.start(
+            self.model, self.variables, dict(inputs), how, self.ends, key,
+            slots=slots, room=bucket(room), stacked=not self.unrolled,
+        )  # fmt: skip
+        ended: set[int] = set()
+        while True:
+            tokens, count = np.asarray(state.tokens), int(state.count)
+            texts = [self._cut(row[:count], stop, decode) for row in tokens[:rows]]
+            ended |= {at for at, text in enumerate(texts) if len(text) < count or self._is_end(text)}
+            if stop and decode is not None:
+                ended |= {at for at, text in enumerate(texts) if _stops(decode(text), stop)}
+            yield texts
+            if count >= room or len(ended) == len(texts):
+                return
+            limit = jnp.asarray(min(count + every, room), jnp.int32)
+            state = decoding.proceed(self.model, self.variables, state, how, self.ends, limit)
+
+    def beams(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        num_beams: int,
+        *,
+        length_penalty: float = 1.0,
+        early: bool = False,
+        how: Sampling = GREEDY,
+    ) -> list[list[int]]:
+        """The best text of each prompt that beam search finds; of `how` the repetition penalty alone counts."""
+        inputs = self.batch(prompts)
+        room = self._room(inputs, max_new_tokens)
+        slots = bucket(inputs["mask"].shape[1] + room)
+        tokens, lengths = search(
+            self.model, self.variables, inputs, how, self.ends, jnp.asarray(room, jnp.int32),
+            jnp.asarray(length_penalty, jnp.float32), num_beams=num_beams, early=early,
+            slots=slots, room=bucket(room), stacked=not self.unrolled,
+        )  # fmt: skip
+        return [row[:count].tolist() for row, count in zip(np.asarray(tokens), np.asarray(lengths))][: len(prompts)]
+
+    def batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        """`tokens` and `mask` [B, T] of prompts padded on the left to a common bucket."""
+        if not prompts or not all(prompts):
+            raise UserError("an empty prompt: give at least one token to continue")
+        length = bucket(max(map(len, prompts)))
+        tokens = np.full((len(prompts), length), self.pad, np.int32)
+        mask = np.zeros((len(prompts), length), bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, length - len(prompt) :] = prompt
+            mask[row, length - len(prompt) :] = True
+        return dict(tokens=tokens, mask=mask)
+
+    def _room(self, inputs: Mapping[str, Any], max_new_tokens: int) -> int:
+        longest = int(np.asarray(inputs["mask"]).sum(1).max())
+        room = min(max_new_tokens, self.model.length - longest)
+        if room < 1:
+            raise UserError(
+                f"a prompt of {longest} tokens, but the model has {self.model.length} positions; shorten the prompt"
+                if max_new_tokens > 0
+                else f"max_new_tokens is {max_new_tokens}; ask for at least one token"
+            )
+        return room
+
+    def _is_end(self, text: list[int]) -> bool:
+        return bool(text) and text[-1] in np.asarray(self.ends)
+
+    def _cut(self, row: np.ndarray, stop: Sequence[str], decode: Decode | None) -> list[int]:
+        """The text of a row up to its first end, token or string."""
+        at = np.flatnonzero(np.isin(row, np.asarray(self.ends)))
+        text = row[: at[0] + 1].tolist() if len(at) else row.tolist()
+        if not stop or decode is None or not _stops(decode(text), stop):
+            return text
+        low, high = 1, len(text)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if _stops(decode(text[:middle]), stop) else (middle + 1, high)
+        return text[:low]
+
+
+def _stops(text: str, stop: Sequence[str]) -> bool:
+    return any(string in text for string in stop)
+
+
+def _is_leaf(x: Any) -> bool:
+    return isinstance(x, Leaf)
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    return x if _is_leaf(x) or x.dtype == dtype else jnp.asarray(x, dtype)

@@ -1,0 +1,225 @@
+"""The decoder-only language model: Llama, Mistral, SmolLM, Qwen2, Gemma, OPT and GPT-2 are fields of one module."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jvlm.core.build import call, lookup
+from jvlm.core.sharding import constrain
+from jvlm.core.types import Leaf
+from jvlm.models.decoder_variants import TINY, VARIANTS
+from jvlm.nn import masks
+from jvlm.nn import rope as rotary
+from jvlm.nn.axes import named
+from jvlm.nn.cache import Cache, empty, note
+from jvlm.nn.decoder_block import NORMS, DecoderBlock, Shared
+from jvlm.nn.decoder_stack import DecoderStack
+from jvlm.nn.dense import Dense, Embed, normal
+from jvlm.nn.grouped_attention import softcap
+from jvlm.nn.pooling import pick
+
+__all__ = ["TINY", "VARIANTS", "Decoder", "DecoderOutput", "decoder"]
+
+
+class DecoderOutput(struct.PyTreeNode):
+    """`tokens` [B, T, D], the sequence after the last norm; `logits` [B, T, V] in float32, or [B, V] of the token that
+    was asked for; `cache`, the one given with these tokens in it.
+    """
+
+    tokens: Leaf
+    logits: Leaf
+    cache: Leaf = None
+
+
+class Decoder(nn.Module):
+    """A causal transformer (Llama: arXiv:2307.09288; Mistral: 2310.06825; Qwen2: 2407.10671; Gemma: 2403.08295 and
+    2408.00118; OPT: 2205.01068; GPT-2: Radford et al. 2019).
+
+    `rope` None means learned positions, of which the first `position_offset` are unused. `window` limits how far back
+    a token sees, in the layers where `local` is True (None: in all). `query_scale` is the width whose inverse root
+    multiplies the logits (None: `head_dim`). `embed_width` other than `width` puts a product between embedding and
+    blocks, and between blocks and head (OPT-350m). `scaled_embed` multiplies embeddings by sqrt(width).
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    length: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    rope: rotary.Rope | None = rotary.Rope()
+    position_offset: int = 0
+    window: int | None = None
+    local: tuple[bool, ...] | None = None
+    norm: str = "rms"
+    norm_offset: float = 0.0
+    place: str = "pre"
+    final_norm: bool = True
+    eps: float = 1e-6
+    act: str = "silu"
+    gated: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    query_scale: float | None = None
+    attn_softcap: float | None = None
+    logit_softcap: float | None = None
+    embed_width: int | None = None
+    scaled_embed: bool = False
+    tied: bool = True
+    dropout: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        width, dtype = self.embed_width or self.width, self.dtype
+        self.token_embed = Embed(self.vocab_size, width, dtype=dtype)
+        if self.rope is None:
+            shape = (self.length + self.position_offset, self.width)
+            self.pos_embed = self.param("pos_embed", named(normal(0.02), (None, "embed")), shape, jnp.float32)
+        if width != self.width:
+            self.embed_in = Dense(self.width, axes=(None, "embed"), use_bias=False, dtype=dtype)
+            self.embed_out = Dense(width, axes=("embed", None), use_bias=False, dtype=dtype)
+        self.drop = nn.Dropout(self.dropout)
+        block = DecoderBlock(
+            num_heads=self.num_heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.heads_width,
+            mlp_dim=self.mlp_dim,
+            scale=(self.query_scale or self.heads_width) ** -0.5,
+            act=self.act,
+            gated=self.gated,
+            norm=self.norm,
+            norm_offset=self.norm_offset,
+            place=self.place,
+            eps=self.eps,
+            cap=self.attn_softcap,
+            qkv_bias=self.qkv_bias,
+            out_bias=self.out_bias,
+            mlp_bias=self.mlp_bias,
+            dropout=self.dropout,
+            dtype=dtype,
+            parent=None,
+        )
+        self.blocks = DecoderStack(block, self.depth, self.local, self.scan, self.remat)
+        if self.final_norm:
+            offset = dict(offset=self.norm_offset) if self.norm == "rms" else {}
+            self.last_norm = lookup(NORMS, self.norm, "normalization")(eps=self.eps, dtype=dtype, **offset)
+        if not self.tied:
+            self.head = Dense(self.vocab_size, axes=("embed", "vocab"), use_bias=False, dtype=dtype)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def heads_width(self) -> int:
+        return self.head_dim or self.width // self.num_heads
+
+    def __call__(
+        self,
+        tokens: jax.Array | None = None,
+        embeddings: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        prefix: jax.Array | None = None,
+        cache: Cache | None = None,
+        at: int | jax.Array | None = None,
+        train: bool = False,
+    ) -> DecoderOutput:
+        """`tokens` [B, T], or what `embed` made of them [B, T, W].
+
+        `mask` [B, T] is False for padding, on either side. `positions` [B, T] count by default what is not padding,
+        after what the cache holds. `segments` [B, T] number the texts packed into a row: give their positions, too.
+        Tokens of `prefix` [B, T] are seen also by what precedes them. `at`, one position or one for each text [B],
+        asks for the logits of that token only.
+        """
+        if (tokens is None) == (embeddings is None):
+            raise ValueError("give tokens or embeddings, one of the two")
+        x = self.embed(tokens) if tokens is not None else jnp.asarray(embeddings, self.dtype)
+        positions = self._positions(x, positions, mask, cache)
+        shared, cache = self._shared(positions, mask, segments, prefix, cache)
+        if self.embed_width not in (None, self.width):
+            x = self.embed_in(x)
+        if self.rope is None:
+            at_table = jnp.clip(positions + self.position_offset, 0, self.pos_embed.shape[0] - 1)
+            x = x + jnp.take(self.pos_embed, at_table, axis=0).astype(self.dtype)
+        x = constrain(self.drop(x, deterministic=not train), ("batch", None, None))  # [B, T, D]
+        x, cache = self.blocks(x, shared, cache, train=train)
+        if self.final_norm:
+            x = self.last_norm(x)
+        return DecoderOutput(tokens=x, logits=self.logits(x if at is None else pick(x, at)), cache=cache)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Embeddings [B, T, W] of `tokens` [B, T], as `__call__` takes them."""
+        x = self.token_embed(tokens)
+        return x * jnp.asarray(math.sqrt(self.width), self.dtype) if self.scaled_embed else x
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Logits [..., V] in float32 of what left the last norm [..., D]."""
+        if self.embed_width not in (None, self.width):
+            x = self.embed_out(x)
+        y = self.token_embed.attend(x) if self.tied else self.head(x)
+        return softcap(y.astype(jnp.float32), self.logit_softcap)
+
+    def empty_cache(self, batch: int, length: int, stacked: bool = True) -> Cache:
+        """A cache of `length` tokens for each of `batch` texts; `stacked` as `DecoderStack` takes it."""
+        return empty(self.depth, batch, self.kv_heads, length, self.heads_width, self.dtype, stacked)
+
+    def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
+        """A prompt into an empty cache: `inputs` of the call, padded on the left. Logits of the last token, [B, V]."""
+        return self(cache=cache, at=-1, **inputs)
+
+    def step(self, tokens: jax.Array, cache: Cache) -> DecoderOutput:
+        """One more token [B] for each text: logits [B, V]."""
+        return self(tokens[:, None], cache=cache, at=-1)
+
+    def _positions(self, x: jax.Array, positions: Any, mask: Any, cache: Cache | None) -> jax.Array:
+        batch, length = x.shape[:2]
+        if cache is None and length > self.length and self.rope is None:
+            raise ValueError(f"{length} tokens, but the decoder has {self.length} positions")
+        if positions is None:
+            count = jnp.arange(length)[None] if mask is None else jnp.cumsum(mask, axis=1) - 1
+            seen = 0 if cache is None else jnp.where(cache.keep, cache.positions + 1, 0).max(1, keepdims=True)
+            positions = jnp.maximum(count, 0) + seen
+        return jnp.broadcast_to(positions, (batch, length)).astype(jnp.int32)
+
+    def _shared(self, positions: jax.Array, mask: Any, segments: Any, prefix: Any, cache: Cache | None) -> Any:
+        at, keys, keep = None, positions, None if mask is None else mask.astype(bool)
+        if cache is not None:
+            if segments is not None:
+                raise ValueError("packed rows take no cache: decode one text a row")
+            at = cache.index
+            cache = note(cache, positions, jnp.ones(positions.shape, bool) if keep is None else keep)
+            keys, keep = cache.positions, cache.keep
+            if prefix is not None:
+                start = jnp.zeros(keep.shape, bool)
+                prefix = jax.lax.dynamic_update_slice_in_dim(start, prefix.astype(bool), at, axis=1)
+        packed = None if segments is None else (segments, segments)
+
+        def visible(window: int | None) -> jax.Array:
+            return masks.visible(positions, keys, keep, window, packed, prefix)
+
+        local = None if self.local is None else visible(self.window)
+        full = visible(self.window if self.local is None else None)
+        turns = None
+        if self.rope is not None:
+            turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
+        return Shared(mask=full, local=local, turns=turns, at=at), cache
+
+
+def decoder(*, dtype: Any = "float32", rope: Mapping[str, Any] | None = None, **fields: Any) -> Decoder:
+    """A `Decoder` from plain fields; `rope` holds those of `nn.rope.Rope`, or None for learned positions."""
+    if fields.get("local") is not None:
+        fields["local"] = tuple(bool(x) for x in fields["local"])
+    turned = None if rope is None else rotary.rope(rope)
+    return call(Decoder, dict(fields, rope=turned, dtype=jnp.dtype(dtype)), "model 'decoder'")

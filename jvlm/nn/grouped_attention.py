@@ -1,0 +1,115 @@
+"""The attention of language models: grouped heads, rotary positions, a cache, soft-capped logits, a position bias."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from jvlm.core.sharding import constrain
+from jvlm.nn.cache import Fresh, insert
+from jvlm.nn.dense import Dense, Initializer
+from jvlm.nn.rope import rotate
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """`cap * tanh(x / cap)`, which keeps `x` within +-cap (Gemma 2, arXiv:2408.00118, section 2); None: `x`."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def grouped_attention(
+    query: Float[Array, "B T H D"],
+    key: Float[Array, "B K S D"],
+    value: Float[Array, "B K S D"],
+    mask: Bool[Array, "#B 1 #T S"] | None = None,
+    bias: Float[Array, "#B H T S"] | None = None,
+    scale: float = 1.0,
+    cap: float | None = None,
+) -> Float[Array, "B T H D"]:
+    """softmax(cap(scale q k') + bias) v, the softmax in float32; H / K queries share a key (arXiv:2305.13245).
+
+    `mask` True = attend. Keys and values lie as in the cache, so that a product needs no transposed copy of them.
+    """
+    batch, length, heads, width = query.shape
+    groups = heads // key.shape[1]
+    query = (query * scale).reshape(batch, length, key.shape[1], groups, width)
+    logits = jnp.einsum("btkgd,bksd->bkgts", query, key.astype(query.dtype), preferred_element_type=jnp.float32)
+    logits = softcap(logits, cap)
+    if bias is not None:
+        logits = logits + bias.reshape(-1, key.shape[1], groups, *bias.shape[2:]).astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, :, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    y = jnp.einsum("bkgts,bksd->btkgd", weights, value.astype(query.dtype))
+    return y.reshape(batch, length, heads, width)
+
+
+class GroupedAttention(nn.Module):
+    """Self-attention over `x` [B, T, D], or cross-attention from it to a memory [B, M, D'].
+
+    Parameters `query`, `key`, `value` and `out`, each a Dense. `scale` multiplies the queries. What `past` (the keys
+    and values [B, K, S, D] of one layer of a cache) holds is attended to as well, the new ones written from slot `at`
+    on. Returns the output and the new keys and values.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    cap: float | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        turns: tuple[jax.Array, jax.Array] | None = None,
+        past: tuple[jax.Array, jax.Array] | None = None,
+        at: jax.Array | None = None,
+        memory: jax.Array | None = None,
+        remembered: bool = False,
+    ) -> tuple[jax.Array, Fresh | None]:
+        """`remembered`: `past` is the whole memory, as an earlier call returned it, and nothing is new."""
+        query = self._heads(x, self.num_heads, "query")
+        query = query if turns is None else rotate(query, turns)
+        fresh = None
+        if remembered and past is not None:
+            key, value = past
+        else:
+            source = x if memory is None else memory
+            key = self._heads(source, self.num_kv_heads, "key")
+            key = key if turns is None else rotate(key, turns)
+            value = self._heads(source, self.num_kv_heads, "value")
+            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B, K, T, D]
+            fresh = Fresh(key=key, value=value)
+            if past is not None:
+                key, value = insert(past[0], key, at), insert(past[1], value, at)
+        y = grouped_attention(query, key, value, mask, bias, self.scale, self.cap)
+        y = y.reshape(*y.shape[:2], self.num_heads * self.head_dim)  # [B, T, heads * head_dim]
+        out = Dense(
+            x.shape[-1],
+            axes=("heads", "embed"),
+            use_bias=self.out_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="out",
+        )
+        return out(y), fresh
+
+    def _heads(self, source: jax.Array, heads: int, name: str) -> jax.Array:
+        y = Dense(
+            heads * self.head_dim,
+            axes=("embed", "heads"),
+            use_bias=self.qkv_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name=name,
+        )(source)
+        y = constrain(y, ("batch", None, "heads"))
+        return y.reshape(*y.shape[:-1], heads, self.head_dim)  # [B, T, heads, head_dim]
