@@ -31,6 +31,7 @@ TURNS = {
 
 YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 """RGB to luma and two chroma axes (NTSC): hue is an angle in their plane, saturation a factor on it."""
+FROM_YIQ = np.linalg.inv(YIQ)
 
 
 Number = float | int
@@ -180,5 +181,5 @@ def change_colour(image: Image.Image, augment: Augment, rng: np.random.Generator
     factor = 0.0 if rng.random() < augment.grey else factor
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
     turned = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    matrix = np.linalg.inv(YIQ) @ turned @ YIQ
-    return image.convert("RGB", tuple(np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist()))
+    rows = (FROM_YIQ @ turned @ YIQ).tolist()
+    return image.convert("RGB", tuple(x for row in rows for x in (*row, 0.0)))

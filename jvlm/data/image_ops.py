@@ -51,7 +51,7 @@ def open_picture(data: bytes, max_bytes: int = MAX_DECODED_BYTES, name: str = "p
     Raises BadPicture when the header is unreadable or promises more than `max_bytes` once decoded.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_formats(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture(f"{name}: {error}", "oversized picture") from error
     except BROKEN as error:
@@ -64,6 +64,14 @@ def open_picture(data: bytes, max_bytes: int = MAX_DECODED_BYTES, name: str = "p
             "oversized picture",
         )
     return image
+
+
+def _formats(data: bytes) -> list[str] | None:
+    """What the first bytes say, so that Pillow asks one reader and not all in turn; None lets it ask."""
+    if data.startswith(b"RIFF"):
+        return ["WEBP"]
+    known = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
+    return next(([name] for magic, name in known.items() if data.startswith(magic)), None)
 
 
 def load(image: Image.Image, name: str = "picture") -> Image.Image:

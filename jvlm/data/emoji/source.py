@@ -25,6 +25,7 @@ class EmojiSource:
             raise ConfigError(f"emoji captions {captions!r} are unknown; valid names: {', '.join(CAPTIONS)}")
         self._tar = TarSource([str(path) for path in shards(split)])
         self._captions = captions
+        self._made: dict[int, list[str]] = {}
         self.sample_bytes = self._tar.sample_bytes
 
     def __len__(self) -> int:
@@ -32,17 +33,20 @@ class EmojiSource:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._tar[index]
+        if index not in self._made:
+            self._made[index] = self._make(sample)
+        return sample._replace(captions=self._made[index])
+
+    def _make(self, sample: Sample) -> list[str]:
         name = sample.captions[0]
         tags = list(sample.extra.get("tags", ()))
         if self._captions == "name":
-            captions = [name]
-        elif self._captions == "tags":
-            captions = [", ".join([name, *tags])]
-        else:
-            key = zlib.crc32(sample.key.encode())
-            orders = (permutation(len(tags), key, number) for number in range(ORDERS))
-            captions = [name] * ORDERS + [", ".join([name, *(tags[i] for i in order)]) for order in orders]
-        return sample._replace(captions=captions)
+            return [name]
+        if self._captions == "tags":
+            return [", ".join([name, *tags])]
+        key = zlib.crc32(sample.key.encode())
+        orders = (permutation(len(tags), key, number) for number in range(ORDERS))
+        return [name] * ORDERS + [", ".join([name, *(tags[i] for i in order)]) for order in orders]
 
     def fingerprint(self) -> str:
         """Changes with the shards and with how captions are made."""
