@@ -19,6 +19,8 @@ def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
     tower = getattr(model, "image_tower", model if hasattr(model, "image_size") else None)
     text = getattr(model, "text_tower", model if hasattr(model, "vocab_size") else None)
     out: dict[str, np.ndarray] = {}
+    if hasattr(model, "image_token"):
+        return multimodal_inputs(model, batch, seed)
     if tower is not None:
         size = tower.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -26,6 +28,20 @@ def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
     if text is not None:
         out["tokens"] = rng.integers(0, text.vocab_size, size=(batch, text.length)).astype(np.int32)
     return out
+
+
+def multimodal_inputs(model: Any, batch: int = 3, seed: int = 0, pictures: int = 2) -> dict[str, np.ndarray]:
+    """Rows of words in which the image token stands for the features of each of `pictures` pictures."""
+    rng = np.random.default_rng(seed)
+    size, text, count = model.image_tower.image_size, model.text_tower, model.image_tokens()
+    height, width = (size, size) if isinstance(size, int) else size
+    tokens = rng.integers(0, text.vocab_size, size=(batch, min(text.length, pictures * (count + 2)))).astype(np.int32)
+    tokens = np.where(tokens == model.image_token, 0, tokens)
+    for picture in range(pictures):
+        start = picture * (count + 1)
+        tokens[:, start : start + count] = model.image_token
+    image = rng.normal(size=(batch, pictures, height, width, 3)).astype(np.float32)
+    return dict(image=image, tokens=tokens)
 
 
 def initialize(config: Mapping[str, Any], seed: int = 0) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:

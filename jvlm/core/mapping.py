@@ -84,15 +84,24 @@ def split(parts: int, transpose: bool) -> Bijection:
 
 @dataclass(frozen=True)
 class Rule:
-    """`name` as published, our `paths` (several for a fused tensor), the bijection between them."""
+    """`name` as published, our `paths` (several for a fused tensor), the bijection between them.
+
+    The layers of our stack are the published ones from `start` on, `step` apart.
+    """
 
     name: str
     paths: tuple[str, ...]
     fn: Bijection = IDENTITY
+    step: int = 1
+    start: int = 0
 
     @property
     def stacked(self) -> bool:
         return "{}" in self.name
+
+    def of_layer(self, layer: int) -> str:
+        """The published name of a layer of our stack."""
+        return self.name.replace("{}", str(self.start + layer * self.step))
 
 
 def rule(name: str, paths: str | tuple[str, ...], fn: Bijection = IDENTITY) -> Rule:
@@ -155,7 +164,7 @@ def published_names(r: Rule, shapes: Mapping[str, Any]) -> list[str]:
     """The published names that a rule stands for: one, or one a layer."""
     if not r.stacked:
         return [r.name]
-    return [r.name.replace("{}", str(layer)) for layer in range(shapes[r.paths[0]].shape[0])]
+    return [r.of_layer(layer) for layer in range(shapes[r.paths[0]].shape[0])]
 
 
 def load(
@@ -200,7 +209,7 @@ class _Builder:
         if not self.rule.stacked:
             return self._layer(self.rule.name, index, self.shape)
         layers = range(*index[0].indices(self.shape[0]))
-        names = [self.rule.name.replace("{}", str(layer)) for layer in layers]
+        names = [self.rule.of_layer(layer) for layer in layers]
         first = self._layer(names[0], index[1:], self.shape[1:])
         out = np.empty((len(names), *first.shape), first.dtype)
         out[0] = first

@@ -69,7 +69,8 @@ def example_inputs(model: Any, batch: int = 1) -> dict[str, tuple[tuple[int, ...
     image_size, length = _sizes(model)
     out: dict[str, tuple[tuple[int, ...], Any]] = {}
     if image_size is not None:
-        out["image"] = ((batch, *image_size, 3), np.float32)
+        pictures = (1,) if hasattr(model, "image_token") else ()  # one for each row of text
+        out["image"] = ((batch, *pictures, *image_size, 3), np.float32)
     if length is not None:
         out["tokens"] = ((batch, length), np.int32)
     return out

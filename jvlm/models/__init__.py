@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jvlm.core import build
-from jvlm.models import align, bert, clip, decoder, siglip, vit
+from jvlm.models import align, bert, clip, decoder, llava, siglip, vit
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ MODELS: dict[str, Family] = {
     "bert": Family(bert.bert, bert.VARIANTS, bert.TINY, ("tokens",)),
     "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
     "decoder": Family(decoder.decoder, decoder.VARIANTS, decoder.TINY, ("tokens",)),
+    "llava": Family(llava.llava, llava.VARIANTS, llava.TINY, ("image", "tokens")),
     "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
     "vit": Family(
         vit.vit,

@@ -12,6 +12,7 @@ from jvlm.core.sharding import constrain
 from jvlm.nn.axes import named
 from jvlm.nn.block import Block
 from jvlm.nn.dense import Dense
+from jvlm.nn.hidden import hidden_states
 from jvlm.nn.norms import LayerNorm
 from jvlm.nn.patches import PatchEmbed, drop_patches
 from jvlm.nn.pooling import MapHead
@@ -69,7 +70,10 @@ class ViT(nn.Module):
         return size[0] // self.patch_size, size[1] // self.patch_size
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> VisionOutput:
+    def __call__(self, image: jax.Array, train: bool = False, layers: tuple[int, ...] | None = None) -> VisionOutput:
+        """`layers` asks for the hidden states there, side by side, as the only output: 0 is what enters the blocks,
+        -1 what leaves the last one, before the last norm.
+        """
         x = PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype, name="patches")(image)
         x = self._add_positions(x)  # [B, N, D]
         if train and self.patch_dropout > 0:
@@ -88,6 +92,8 @@ class ViT(nn.Module):
             dropout=self.dropout,
             dtype=self.dtype,
         )
+        if layers is not None and not self.is_initializing():
+            return VisionOutput(tokens=self._hidden(block, x, layers, train), pooled=None)
         at = 0 if self.pool == "cls" else None
         x, token = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, train=train, at=at)
         norm = LayerNorm(self.eps, self.dtype, name="norm")
@@ -103,7 +109,15 @@ class ViT(nn.Module):
         if self.pooler and pooled is not None:
             dense = Dense(self.width, axes=("embed", None), dtype=self.dtype, name="pooler")
             pooled = jnp.tanh(dense(pooled))
+        if layers is not None:
+            x = jnp.concatenate([x] * len(layers), axis=-1)  # initialization makes every parameter, and these shapes
         return VisionOutput(tokens=x, pooled=pooled, logits=logits)
+
+    def _hidden(self, block: Block, x: jax.Array, layers: tuple[int, ...], train: bool) -> jax.Array:
+        after = [layer % (self.depth + 1) for layer in layers]
+        key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        params = self.variables["params"]["blocks"]["layers"]
+        return hidden_states(block, params, x, after, scan=self.scan, remat=self.remat, train=train, key=key)
 
     def _add_positions(self, x: jax.Array) -> jax.Array:
         rows, cols = self.grid

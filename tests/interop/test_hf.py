@@ -16,8 +16,9 @@ from tests.interop import directories
 from tests.interop.decoder_cases import DECODERS
 from tests.interop.hf_cases import CASES as OTHERS
 from tests.interop.hf_cases import Case
+from tests.interop.multimodal_cases import MULTIMODAL
 
-CASES = OTHERS | DECODERS
+CASES = OTHERS | DECODERS | MULTIMODAL
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from jvlm import models
 from jvlm.core.tree import count
-from tests.models import published_decoders
+from tests.models import published_decoders, published_multimodal
 from tests.models_util import abstract
 from tests.reference import torch, transformers
 from tests.reference_open_clip import open_clip, open_clip_config
@@ -41,6 +41,8 @@ PUBLISHED = {
     ("bert", "large-cased"): 333_579_264,
     **{("decoder", variant): count for variant, count in published_decoders.COUNTS.items()},
 }
+
+PUBLISHED |= published_multimodal.COUNTS
 
 OPEN_CLIP = {variant: variant.replace("/", "-").replace("@336", "-336") for variant in models.MODELS["clip"].variants}
 
@@ -97,6 +99,9 @@ def align(variant: str) -> Any:
 REFERENCES: dict[str, Callable[[str], Any]] = dict(
     clip=clip, siglip=siglip, vit=vit, bert=bert, align=align, decoder=published_decoders.decoder
 )
+
+
+REFERENCES |= published_multimodal.REFERENCES
 
 
 @functools.cache

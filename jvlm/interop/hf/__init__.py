@@ -1,6 +1,6 @@
 """The transformers formats, by `model_type`."""
 
-from jvlm.interop.hf import align, bert, clip, decoders, gpt2, opt, siglip, vit
+from jvlm.interop.hf import align, bert, clip, decoders, gpt2, llava, opt, siglip, vit
 from jvlm.interop.table import Table
 
 TABLES: dict[str, Table] = {
@@ -13,4 +13,6 @@ TABLES: dict[str, Table] = {
     **decoders.TABLES,
     "opt": opt.TABLE,
     "gpt2": gpt2.TABLE,
+    "llava": llava.TABLE,
+    "llava_next": llava.NEXT,
 }

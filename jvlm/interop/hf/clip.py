@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
-from jvlm.core.mapping import Rule, lead, patch, rule
+from jvlm.core.mapping import Rule, lead, nest, patch, rule
 from jvlm.interop.hf.blocks import clip_encoder, linear, norm, tower_config, tower_fields
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder
+from jvlm.models.vit import ViT
 
 # What transformers assumes where a published config.json is silent.
 _TEXT = dict(
@@ -37,17 +38,12 @@ _LEGACY_EOS = 2
 def fields(config: Config) -> dict[str, Any]:
     """Fields of `models.clip` from a CLIPConfig."""
     text = _TEXT | dict(config.get("text_config_dict") or {}) | dict(config.get("text_config") or {})
-    vision = _VISION | dict(config.get("vision_config_dict") or {}) | dict(config.get("vision_config") or {})
-    require(vision, "num_channels", 3)
+    vision = dict(config.get("vision_config_dict") or {}) | dict(config.get("vision_config") or {})
     eos = text["eos_token_id"]
     pooling = dict(pool="highest") if eos == _LEGACY_EOS else dict(pool="eos", eos_id=eos)
     return dict(
         embed_dim=config.get("projection_dim", 512),
-        image=dict(
-            tower_fields(vision),
-            patch_size=single(vision["patch_size"], "patch_size"),
-            image_size=size(vision["image_size"]),
-        ),
+        image=vision_fields(vision),
         text=dict(
             tower_fields(text),
             vocab_size=text["vocab_size"],
@@ -76,31 +72,44 @@ def config(model: DualEncoder) -> dict[str, Any]:
             eos_token_id=_LEGACY_EOS if text.pool == "highest" else text.eos_id,
             projection_dim=embed_dim,
         ),
-        vision_config=dict(
-            tower_config(image),
-            model_type="clip_vision_model",
-            image_size=unsize(image.image_size),
-            patch_size=image.patch_size,
-            projection_dim=embed_dim,
-        ),
+        vision_config=dict(vision_config(image), projection_dim=embed_dim),
     )
+
+
+def vision_fields(config: Config) -> dict[str, Any]:
+    """Fields of CLIP's vision tower from a CLIPVisionConfig."""
+    c = _VISION | dict(config)
+    require(c, "num_channels", 3)
+    patch_size = single(c["patch_size"], "patch_size")
+    return dict(tower_fields(c), patch_size=patch_size, image_size=size(c["image_size"]))
+
+
+def vision_config(tower: ViT) -> dict[str, Any]:
+    """The inverse of `vision_fields`."""
+    own = dict(model_type="clip_vision_model", image_size=unsize(tower.image_size), patch_size=tower.patch_size)
+    return dict(tower_config(tower), **own)
+
+
+def vision_rules(tower: ViT) -> list[Rule]:
+    """The tensor table of CLIPVisionModel."""
+    return [
+        rule("embeddings.class_embedding", "class_token", lead(2)),
+        rule("embeddings.patch_embedding.weight", "patches/proj/kernel", patch(tower.patch_size)),
+        rule("embeddings.position_embedding.weight", "pos_embed", lead(1)),
+        *norm("pre_layrnorm", "norm_pre"),
+        *clip_encoder("encoder", "blocks"),
+        *norm("post_layernorm", "norm"),
+    ]
 
 
 def rules(model: DualEncoder) -> list[Rule]:
     """The tensor table of CLIPModel."""
-    p = model.image_tower.patch_size
-    vision, image = "vision_model", "image_tower"
     text, tokens = "text_model", "text_tower"
     return [
         rule("logit_scale", "logit_scale"),
         *linear("visual_projection", "image_proj", bias=False),
         *linear("text_projection", "text_proj", bias=False),
-        rule(f"{vision}.embeddings.class_embedding", f"{image}/class_token", lead(2)),
-        rule(f"{vision}.embeddings.patch_embedding.weight", f"{image}/patches/proj/kernel", patch(p)),
-        rule(f"{vision}.embeddings.position_embedding.weight", f"{image}/pos_embed", lead(1)),
-        *norm(f"{vision}.pre_layrnorm", f"{image}/norm_pre"),
-        *clip_encoder(f"{vision}.encoder", f"{image}/blocks"),
-        *norm(f"{vision}.post_layernorm", f"{image}/norm"),
+        *nest(vision_rules(model.image_tower), "vision_model.", "image_tower/"),
         rule(f"{text}.embeddings.token_embedding.weight", f"{tokens}/token_embed/embedding"),
         rule(f"{text}.embeddings.position_embedding.weight", f"{tokens}/pos_embed"),
         *clip_encoder(f"{text}.encoder", f"{tokens}/blocks"),

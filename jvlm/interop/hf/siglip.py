@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import TRANSPOSE, Rule, drop_lead, lead, patch, rule, split
+from jvlm.core.mapping import TRANSPOSE, Rule, drop_lead, lead, nest, patch, rule, split
 from jvlm.interop.hf.blocks import clip_encoder, linear, norm, tower_config, tower_fields
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder
+from jvlm.models.vit import ViT
 
 _TEXT = dict(
     vocab_size=32000,
@@ -101,6 +102,36 @@ def config2(model: DualEncoder) -> dict[str, Any]:
     return out
 
 
+def vision_fields(config: Config) -> dict[str, Any]:
+    """Fields of SigLIP's vision tower without its pooling head, from a SiglipVisionConfig."""
+    c = _VISION | dict(config)
+    require(c, "num_channels", 3)
+    require(c, "vision_use_head", False)
+    patch_size = single(c["patch_size"], "patch_size")
+    return dict(tower_fields(c), patch_size=patch_size, image_size=size(c["image_size"]))
+
+
+def vision_config(tower: ViT) -> dict[str, Any]:
+    """The inverse of `vision_fields`."""
+    own = dict(model_type="siglip_vision_model", image_size=unsize(tower.image_size), patch_size=tower.patch_size)
+    return dict(tower_config(tower), vision_use_head=False, **own)
+
+
+def vision_rules(tower: ViT) -> list[Rule]:
+    """The tensor table of SiglipVisionModel without its pooling head."""
+    patches = rule("embeddings.patch_embedding.weight", "patches/proj/kernel", patch(tower.patch_size))
+    return [patches, *_encoder_rules()]
+
+
+def _encoder_rules() -> list[Rule]:
+    return [
+        rule("embeddings.patch_embedding.bias", "patches/proj/bias"),
+        rule("embeddings.position_embedding.weight", "pos_embed", lead(1)),
+        *clip_encoder("encoder", "blocks"),
+        *norm("post_layernorm", "norm"),
+    ]
+
+
 def _rules(patch_rule: Rule) -> list[Rule]:
     vision, image = "vision_model", "image_tower"
     text, tokens = "text_model", "text_tower"
@@ -110,10 +141,7 @@ def _rules(patch_rule: Rule) -> list[Rule]:
         rule("logit_scale", "logit_scale", drop_lead(1)),
         rule("logit_bias", "logit_bias", drop_lead(1)),
         patch_rule,
-        rule(f"{vision}.embeddings.patch_embedding.bias", f"{image}/patches/proj/bias"),
-        rule(f"{vision}.embeddings.position_embedding.weight", f"{image}/pos_embed", lead(1)),
-        *clip_encoder(f"{vision}.encoder", f"{image}/blocks"),
-        *norm(f"{vision}.post_layernorm", f"{image}/norm"),
+        *nest(_encoder_rules(), f"{vision}.", f"{image}/"),
         rule(f"{head}.probe", f"{pool}/probe"),
         rule(f"{head}.attention.in_proj_weight", tuple(f"{x}/kernel" for x in qkv), split(3, transpose=True)),
         rule(f"{head}.attention.in_proj_bias", tuple(f"{x}/bias" for x in qkv), split(3, transpose=False)),
