@@ -2,8 +2,9 @@
 
     jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
 
-Hardware: two CPU cores. Duration: not measured yet on quiet cores. Metrics (seed 0): retrieval_style R@10 0.735 image
-to text and 0.752 text to image, R@1 0.398 and 0.412.
+Hardware: two CPU cores. Duration: 256 s, compilation, evaluation and export included. Metrics (mean of three seeds):
+retrieval_style R@10 0.791 image to text and 0.800 text to image, R@1 0.495 and 0.484; nearest pixels reach 0.703,
+0.615, 0.445 and 0.383.
 """
 
 from ml_collections import ConfigDict

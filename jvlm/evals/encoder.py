@@ -34,7 +34,8 @@ class Encoder:
     Batches are cut over the batch axes of `mesh` (None: the first device); `variables` already placed on that mesh stay
     as they are sharded, others are replicated. The last batch is filled with copies of its first row and cut.
     `cut_padding` says that what stands right of a text's end changes nothing (see `ends_by_itself`), so texts are
-    padded to the longest of a call only. On several hosts each decodes its own rows, and all get the whole result.
+    sorted by length and padded to the longest of their batch only. On several hosts each decodes its own rows, and all
+    get the whole result.
     """
 
     def __init__(
@@ -89,9 +90,14 @@ class Encoder:
         """Unit embeddings of texts."""
         tokens = self.processor.texts(texts)
         spec = self.processor.text
-        if self._cut_padding and spec is not None and spec.padding_side == "right" and len(tokens):
-            tokens = tokens[:, : used_length(tokens, spec.pad_id)]
-        return self._encode("text", len(texts), lambda at: tokens[at])
+        if not (self._cut_padding and spec is not None and spec.padding_side == "right"):
+            return self._encode("text", len(texts), lambda at: tokens[at])
+        # Texts of like length share a batch, which is then no longer than its longest.
+        order = np.argsort((tokens != spec.pad_id).sum(axis=1), kind="stable")
+        tokens, size = tokens[order], self._size(len(texts))
+        lengths = [used_length(tokens[at : at + size], spec.pad_id) for at in range(0, len(tokens), size)]
+        out = self._encode("text", len(texts), lambda at: tokens[at, : lengths[at // size]])
+        return out[np.argsort(order)]
 
     def _encode(self, name: str, count: int, row: Callable[[int], np.ndarray]) -> np.ndarray:
         if name not in self._fns:

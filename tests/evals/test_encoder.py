@@ -1,6 +1,7 @@
 """Embeddings are exact for any number of inputs, any batch size and any number of devices."""
 
 import io
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,6 +41,17 @@ def test_every_picture_once_in_order_whatever_the_batches(devices: int, batch_si
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 64), (2, 2), (8, 8)])
 def test_texts_equal_the_model_on_full_padding(devices: int, batch_size: int) -> None:
     np.testing.assert_allclose(tiny.encoder(devices, batch_size).texts(TEXTS), direct_texts(TEXTS), atol=2e-6)
+
+
+def test_texts_of_like_length_share_a_batch() -> None:
+    encoder, widths = tiny.encoder(1, 2), []
+    run: Any = encoder._fns["text"]
+    fns: dict[str, Any] = encoder._fns  # type: ignore[assignment] - a plain function in place of the compiled one
+    fns["text"] = lambda variables, x: (widths.append(x.shape[1]), run(variables, x))[1]
+    long = "a red cat and a dog on a boat in the sea"
+    out = encoder.texts(["a", long, "b", long])
+    assert widths[0] < widths[1]
+    np.testing.assert_allclose(out, direct_texts(["a", long, "b", long]), atol=2e-6)
 
 
 def test_no_input_gives_no_rows() -> None:
