@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jvlm.core import leaves
@@ -44,10 +45,13 @@ _active: ContextVar[tuple[Mesh, Rules] | None] = ContextVar("jvlm_sharding", def
 def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `AXES`. `shape` gives sizes by axis; one may be -1, missing ones are 1; None puts all on `data`.
 
-    Raises ConfigError for an unknown axis or sizes that do not divide the devices.
+    On several slices `replica` is their number unless given, and no other axis leaves a slice.
+    Raises ConfigError for an unknown axis, sizes that do not divide the devices or a `replica` that is no multiple of
+    the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = dict.fromkeys(AXES, 1) | dict(shape or {"data": -1})
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = dict.fromkeys(AXES, 1) | {"replica": slices} | dict(shape or {"data": -1})
     for name in sizes:
         if name not in AXES:
             raise ConfigError(f"mesh axis {name!r} is unknown; {nearest(name, AXES)}")
@@ -58,6 +62,12 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
     if len(free) > 1 or math.prod(sizes.values()) != len(devices):
         raise ConfigError(f"mesh {dict(shape or {})} does not fit {len(devices)} devices; use -1 for one axis at most")
     extents = tuple(sizes[name] for name in AXES)
+    if slices > 1:
+        if sizes["replica"] % slices:
+            raise ConfigError(f"mesh axis 'replica' is {sizes['replica']}, no multiple of the {slices} slices")
+        inside = (sizes["replica"] // slices, *extents[1:])
+        placed = create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
+        return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     return jax.make_mesh(extents, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
 

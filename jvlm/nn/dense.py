@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from jvlm.core import leaves
 from jvlm.core.sharding import Names
@@ -21,7 +22,8 @@ normal = functools.cache(nn.initializers.normal)
 class Dense(nn.Module):
     """`x` [..., in] to [..., features]; parameters `kernel` [in, features] and `bias` [features] in float32.
 
-    `axes` names the kernel's two axes for sharding.
+    `axes` names the kernel's two axes for sharding. The remat policies of `nn/stack.py` know the output by the
+    module's name.
     """
 
     features: int
@@ -39,7 +41,8 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", named(self.bias_init, self.axes[1:]), (self.features,), jnp.float32)
             y = add_bias(y, bias)
-        return leaves.after(y, kernel)
+        y = leaves.after(y, kernel)
+        return checkpoint_name(y, self.name) if self.name else y
 
 
 class Embed(nn.Module):

@@ -13,10 +13,17 @@ from flax.core import meta
 
 from jvlm.core.build import lookup
 
-# What the backward pass keeps of a block instead of recomputing it.
+_keep = jax.checkpoint_policies.save_only_these_names
+
+# What the backward pass keeps of a block instead of recomputing it, from all to nothing. Products go by the names of
+# their Dense: a backward pass needs all of them but the last one of a block, whose output is only added.
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "projections": _keep("query", "key", "value", "out", "up", "gate"),
+    "mlp_out": _keep("out", "up", "gate"),
+    "mlp": _keep("up", "gate"),
+    "attention": _keep("query", "key", "value", "out"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -98,6 +99,19 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
 
 def start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
     """The newest good state in the workdir or a fresh one, the position in the data, and its bad samples so far."""
+    make, template = plan_state(run)
+    if checkpoints.steps():
+        restored = checkpoints.restore(template)
+        for problem in restored.problems:
+            print(f"jvlm train: passed over {problem}", flush=True)
+        return restored.tree, restored.meta["position"], restored.meta["counters"]
+    shardings = jax.tree.map(lambda x: x.sharding, template)
+    state = jax.jit(make, out_shardings=shardings)(jax.random.key(run.config["seed"]))
+    return adopt(run, state), 0, {}
+
+
+def plan_state(run: Run) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
+    """What makes a run's first state of a random key, and that state as shapes with their shardings."""
     make = partial(
         initial_state,
         run.task,
@@ -109,14 +123,7 @@ def start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str
     )
     abstract = jax.eval_shape(make, jax.random.key(0))
     shardings = state_shardings(abstract, run.names, run.mesh, run.rules)
-    if checkpoints.steps():
-        template = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        restored = checkpoints.restore(template)
-        for problem in restored.problems:
-            print(f"jvlm train: passed over {problem}", flush=True)
-        return restored.tree, restored.meta["position"], restored.meta["counters"]
-    state = jax.jit(make, out_shardings=shardings)(jax.random.key(run.config["seed"]))
-    return adopt(run, state), 0, {}
+    return make, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
 
 def adopt(run: Run, state: TrainState) -> TrainState:

@@ -11,6 +11,8 @@ import jax
 def start() -> None:
     """Starts `jax.distributed` where the environment describes a cluster, and caches compiled programs.
 
+    A cluster is described by `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; with
+    `JVLM_DISTRIBUTED=auto` by what jax finds on its own, such as the metadata of TPU VMs, of several slices too.
     The cache lies in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jvlm/xla`. With
     `JAX_PLATFORMS=cpu` freed memory is kept for the next step.
     """
@@ -22,7 +24,7 @@ def start() -> None:
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
             process_id=int(os.environ["JAX_PROCESS_ID"]),
         )
-    elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+    elif os.environ.get("JVLM_DISTRIBUTED") == "auto" or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
         jax.distributed.initialize()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jvlm" / "xla"

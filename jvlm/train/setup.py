@@ -53,7 +53,10 @@ class Run:
 
 
 def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) -> Run:
-    """Builds a run; ConfigError names what is wrong with the configuration. `abstract` reads no weights."""
+    """Builds a run; ConfigError names what is wrong with the configuration.
+
+    `abstract` reads no weights and no tokenizer: enough to compile, not to train.
+    """
     plain = to_plain(config)
     mesh_fields = dict(plain.get("mesh") or {})
     rules = build.lookup(PRESETS, mesh_fields.pop("preset", "dp"), "sharding preset")
@@ -74,7 +77,10 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         model_config = build.merge(source.config, {**runtime, **(plain.get("model_overrides") or {})})
         processor = source.processor
     model = models.create(model_config)
-    processor = make_processor(plain.get("processor") or {}, model, processor)
+    processor_fields = dict(plain.get("processor") or {})
+    if abstract:
+        processor_fields["tokenizer"] = None
+    processor = make_processor(processor_fields, model, processor)
     task_fields = dict(plain["task"])
     task = build.call(
         build.lookup(TASKS, task_fields.pop("name", "?"), "task"), {"model": model, **task_fields}, "task"
@@ -118,7 +124,8 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
     """The preprocessing of a run: that of the weights it starts from, or that of the configuration.
 
     `fields`: `image` (fields of ImageSpec without `size`, `kind` one of clip, siglip), `tokenizer` (`clip` for the
-    vocabulary that ships with jvlm, else a directory that holds one). Sizes and lengths are the model's.
+    vocabulary that ships with jvlm, else a directory that holds one; None leaves texts out). Sizes and lengths are the
+    model's.
     """
     image_fields = tuples(fields.get("image") or {})
     shapes = example_inputs(model)
@@ -131,9 +138,10 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
             kinds = {"clip": ImageSpec.clip, "siglip": ImageSpec.siglip}
             kind = build.lookup(kinds, image_fields.pop("kind", "clip"), "image preprocessing")
             image = build.call(lambda **rest: kind(side, **rest), image_fields, "processor.image")
-    if "tokens" in shapes:
+    name = fields.get("tokenizer", "clip")
+    if "tokens" in shapes and name is not None:
         tokenizer = base.tokenizer if base is not None and base.tokenizer is not None else None
-        tokenizer = tokenizer or _tokenizer(fields.get("tokenizer", "clip"))
+        tokenizer = tokenizer or _tokenizer(name)
         pad = base.text.pad_id if base is not None and base.text is not None else tokenizer.pad_id
         text = TextSpec(length=shapes["tokens"][0][1], pad_id=pad)
         if tokenizer.vocab_size > model.text_tower.vocab_size:

@@ -11,7 +11,8 @@ from jvlm.nn import masks
 from jvlm.nn.axes import split
 from jvlm.nn.block import Block
 from jvlm.nn.pooling import pick
-from jvlm.nn.stack import Stack
+from jvlm.nn.stack import REMAT, Stack
+from jvlm.plan.hlo import read_program
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 8)), jnp.float32)
 KEEP = jnp.arange(6) < jnp.asarray([[6], [4], [5]])
@@ -83,3 +84,30 @@ def test_layers_draw_their_own_dropout() -> None:
     np.testing.assert_array_equal(of(0), of(0))
     assert jnp.abs(of(0) - of(1)).max() > 1e-3
     assert str(jax.make_jaxpr(of)(0)).count("random_fold_in") >= module.depth
+
+
+def test_each_policy_recomputes_the_products_that_it_does_not_keep() -> None:
+    tokens, width, hidden = X.shape[0] * X.shape[1], 8, 16
+    square, wide = 2 * tokens * width * width, 2 * tokens * width * hidden
+    inside = 2 * (2 * tokens * X.shape[1] * width)  # logits and weighted sum of attention
+    norms = 4 * (2 * tokens * width)  # mean and variance are products on a CPU
+    # Never the product `down`: nothing needs its output again.
+    expected = {
+        "none": 0,
+        "dots": inside,
+        "projections": inside + norms,
+        "mlp_out": 3 * square + inside + norms,
+        "mlp": 4 * square + inside + norms,
+        "attention": inside + wide + norms,
+        "full": 4 * square + inside + wide + norms,
+    }
+    assert list(expected) == list(REMAT)
+
+    def flops(remat: str) -> int:
+        module = stack(scan=True, remat=remat)
+        params = params_of(module)
+        step = jax.jit(jax.grad(lambda p: jnp.sum(run(module, p)[0] ** 2)))
+        return read_program(step.lower(params).compile().as_text() or "").flops
+
+    least = flops("none")
+    assert {remat: flops(remat) - least for remat in REMAT} == {key: 3 * value for key, value in expected.items()}

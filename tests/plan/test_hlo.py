@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jvlm.plan.hlo import Collective, convolution_flops, read_program, shape_bytes
+from jvlm.plan.hlo import Collective, read_program
+from jvlm.plan.hlo_text import shape_bytes
+from jvlm.plan.products import convolution_flops
 
 
 def compiled_text(function, *shapes) -> str:

@@ -5,7 +5,10 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from jvlm.train import runtime
 
 # Prints the page faults of a program that has run ten times, in units of the pages of its argument.
 _SCRIPT = """
@@ -33,3 +36,28 @@ def test_temporaries_of_a_step_reuse_memory_on_a_cpu(tmp_path):
         return float(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
 
     assert faults("start") < 0.5 < 1.5 < faults("leave")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"JVLM_DISTRIBUTED": "auto"}, {}),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, {}),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, None),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"},
+            {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 2},
+        ),
+    ],
+)
+def test_the_environment_describes_the_cluster(variables, expected, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for name in ("JVLM_DISTRIBUTED", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    runtime.start()
+    assert calls == ([] if expected is None else [expected])
