@@ -27,6 +27,8 @@ def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
         out["image"] = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
     if text is not None:
         out["tokens"] = rng.integers(0, text.vocab_size, size=(batch, text.length)).astype(np.int32)
+        if getattr(text, "decoder_depth", 0):
+            out["targets"] = rng.integers(0, text.vocab_size, size=(batch, text.length - 2)).astype(np.int32)
     return out
 
 

@@ -109,7 +109,7 @@ def search(
     seen = None
     if how.penalty is not None:
         seen = jnp.zeros(out.logits.shape, bool)
-        if inputs.get("tokens") is not None:
+        if model.continues and inputs.get("tokens") is not None:
             seen = mark(seen, inputs["tokens"], inputs.get("mask", True))
         seen = seen[rows]
     texts = jnp.zeros((batch, num_beams, room), jnp.int32)
@@ -140,7 +140,7 @@ def search(
         return jax.lax.cond(running(beams), lambda: _read(beams, rows, token.reshape(-1)), lambda: beams)
 
     def _read(beams: Beams, rows: jax.Array, token: jax.Array) -> Beams:
-        out = model.apply(variables, token, take_rows(beams.cache, rows), method="step")
+        out = model.apply(variables, token, take_rows(beams.cache, rows, memory=False), method="step")
         seen = None if beams.seen is None else mark(beams.seen[rows], token[:, None])
         return beams.replace(cache=out.cache, logits=out.logits, seen=seen)
 

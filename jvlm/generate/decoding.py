@@ -58,7 +58,7 @@ def start(
     seen = None
     if how.penalty is not None:
         seen = jnp.zeros(out.logits.shape, bool)
-        if inputs.get("tokens") is not None:
+        if model.continues and inputs.get("tokens") is not None:
             seen = mark(seen, inputs["tokens"], inputs.get("mask", True))
     token = choose(out.logits, how, jax.random.fold_in(key, 0), seen)
     tokens = jnp.zeros((batch, room), jnp.int32).at[:, 0].set(token)

@@ -156,12 +156,12 @@ class Generator:
 
     def _room(self, inputs: Mapping[str, Any], max_new_tokens: int) -> int:
         longest = int(np.asarray(inputs["mask"]).sum(1).max())
-        room = min(max_new_tokens, self.model.length - longest)
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}; ask for at least one token")
+        room = min(max_new_tokens, self.model.room(longest))
         if room < 1:
             raise UserError(
                 f"a prompt of {longest} tokens, but the model has {self.model.length} positions; shorten the prompt"
-                if max_new_tokens > 0
-                else f"max_new_tokens is {max_new_tokens}; ask for at least one token"
             )
         return room
 

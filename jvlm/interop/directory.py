@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jvlm.core.errors import UserError
-from jvlm.interop import big_vision, open_clip, open_clip_directory
+from jvlm.interop import big_vision, gguf_model, open_clip, open_clip_directory
 from jvlm.interop.hf import directory as hf
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement
@@ -15,7 +15,7 @@ WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {"hf": hf.save, "open_c
 
 
 def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
-    """The model of a transformers or open_clip directory, or of a big_vision `.npz`.
+    """The model of a transformers or open_clip directory, of a folder with one `.gguf`, or of a big_vision `.npz`.
 
     `dtype` None keeps what is stored. With `placement` (mesh, sharding rules) every host reads only its own shards.
     Raises UserError naming a missing file, an unknown model type, or the tensor that does not fit.
@@ -24,6 +24,8 @@ def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement
         return big_vision.load(path, dtype=dtype, placement=placement)
     if (path / open_clip.CONFIG).is_file() and not (path / hf.CONFIG).is_file():
         return open_clip_directory.load(path, dtype=dtype, placement=placement)
+    if not (path / hf.CONFIG).is_file() and (file := gguf_model.find(path)) is not None:
+        return gguf_model.load(file, dtype=dtype, placement=placement)
     if not path.is_dir():
-        raise UserError(f"{path} is not a model directory, nor a big_vision .npz")
+        raise UserError(f"{path} is not a model directory, nor a .gguf, nor a big_vision .npz")
     return hf.load(path, dtype=dtype, placement=placement)

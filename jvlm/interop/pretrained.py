@@ -1,6 +1,7 @@
 """A model with its weights and its preprocessing: what every format is read into and written from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jvlm.core.types import Params
@@ -12,7 +13,8 @@ class Pretrained:
     """`model` is a linen module, `params` nested arrays, `state` other collections (batch statistics), by name.
 
     `config` rebuilds the model: `{"family": ..., **fields}`. `processor` is its preprocessing. `published` is the
-    source directory's configuration, kept so that an export carries over what jvlm does not interpret.
+    source directory's configuration, kept so that an export carries over what jvlm does not interpret; `generation`
+    is its generation_config.json.
     """
 
     model: Any
@@ -21,3 +23,4 @@ class Pretrained:
     config: dict[str, Any]
     processor: Processor
     published: dict[str, Any]
+    generation: Mapping[str, Any] = field(default_factory=dict)

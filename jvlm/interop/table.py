@@ -1,6 +1,6 @@
 """What a published format is to us: a configuration, tensor names, and nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Table:
     `fields` reads a published configuration into the family's fields; `config` writes a model's configuration;
     `rules` gives the tensor table of a model. `ignore` are tensor patterns that carry no information (buffers),
     `renames` (regular expression, replacement) pairs that turn older names into current ones when they are read.
+    `settle` completes a configuration by the names of the stored tensors, where it does not say all.
     """
 
     family: str
@@ -26,6 +27,7 @@ class Table:
     rules: Callable[[Any], Sequence[Rule]]
     ignore: tuple[str, ...] = ("*position_ids",)
     renames: tuple[tuple[str, str], ...] = ()
+    settle: Callable[[Config, Collection[str]], Config] = lambda config, names: config
 
 
 def require(config: Config, key: str, *allowed: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jvlm.core import build
-from jvlm.models import align, bert, clip, decoder, llava, siglip, vit
+from jvlm.models import align, bert, bert_decoder, clip, decoder, llava, siglip, t5, vit
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Family:
 MODELS: dict[str, Family] = {
     "align": Family(align.align, align.VARIANTS, align.TINY, ("image", "tokens")),
     "bert": Family(bert.bert, bert.VARIANTS, bert.TINY, ("tokens",)),
+    "bert-decoder": Family(bert_decoder.bert_decoder, bert_decoder.VARIANTS, bert_decoder.TINY, ("tokens",)),
     "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
     "decoder": Family(decoder.decoder, decoder.VARIANTS, decoder.TINY, ("tokens",)),
     "llava": Family(llava.llava, llava.VARIANTS, llava.TINY, ("image", "tokens")),
     "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
+    "t5": Family(t5.t5, t5.VARIANTS, t5.TINY, ("tokens", "targets")),
     "vit": Family(
         vit.vit,
         vit.VARIANTS,

@@ -13,11 +13,11 @@ from jvlm.core.build import call, lookup
 from jvlm.core.sharding import constrain
 from jvlm.core.types import Leaf
 from jvlm.models.decoder_variants import TINY, VARIANTS
-from jvlm.nn import masks
 from jvlm.nn import rope as rotary
 from jvlm.nn.axes import named
-from jvlm.nn.cache import Cache, empty, note
+from jvlm.nn.cache import Cache, empty
 from jvlm.nn.decoder_block import NORMS, DecoderBlock, Shared
+from jvlm.nn.decoder_masks import token_positions, view
 from jvlm.nn.decoder_stack import DecoderStack
 from jvlm.nn.dense import Dense, Embed, normal
 from jvlm.nn.grouped_attention import softcap
@@ -78,6 +78,9 @@ class Decoder(nn.Module):
     scan: bool = True
     remat: str = "none"
     dtype: Any = jnp.float32
+
+    continues = True
+    """What is written goes on from the prompt."""
 
     def setup(self) -> None:
         width, dtype = self.embed_width or self.width, self.dtype
@@ -146,15 +149,21 @@ class Decoder(nn.Module):
         if (tokens is None) == (embeddings is None):
             raise ValueError("give tokens or embeddings, one of the two")
         x = self.embed(tokens) if tokens is not None else jnp.asarray(embeddings, self.dtype)
-        positions = self._positions(x, positions, mask, cache)
-        shared, cache = self._shared(positions, mask, segments, prefix, cache)
+        if cache is None and self.rope is None and x.shape[1] > self.length:
+            raise ValueError(f"{x.shape[1]} tokens, but the decoder has {self.length} positions")
+        positions = token_positions(x.shape[:2], positions, mask, cache)
+        seen = view(positions, mask, segments, prefix, cache, self.window, by_layer=self.local is not None)
+        turns = None
+        if self.rope is not None:
+            turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
+        shared = Shared(mask=seen.mask, local=seen.local, turns=turns, at=seen.at)
         if self.embed_width not in (None, self.width):
             x = self.embed_in(x)
         if self.rope is None:
             at_table = jnp.clip(positions + self.position_offset, 0, self.pos_embed.shape[0] - 1)
             x = x + jnp.take(self.pos_embed, at_table, axis=0).astype(self.dtype)
         x = constrain(self.drop(x, deterministic=not train), ("batch", None, None))  # [B, T, D]
-        x, cache = self.blocks(x, shared, cache, train=train)
+        x, cache = self.blocks(x, shared, seen.cache, train=train)
         if self.final_norm:
             x = self.last_norm(x)
         return DecoderOutput(tokens=x, logits=self.logits(x if at is None else pick(x, at)), cache=cache)
@@ -183,38 +192,22 @@ class Decoder(nn.Module):
         """One more token [B] for each text: logits [B, V]."""
         return self(tokens[:, None], cache=cache, at=-1)
 
-    def _positions(self, x: jax.Array, positions: Any, mask: Any, cache: Cache | None) -> jax.Array:
-        batch, length = x.shape[:2]
-        if cache is None and length > self.length and self.rope is None:
-            raise ValueError(f"{length} tokens, but the decoder has {self.length} positions")
-        if positions is None:
-            count = jnp.arange(length)[None] if mask is None else jnp.cumsum(mask, axis=1) - 1
-            seen = 0 if cache is None else jnp.where(cache.keep, cache.positions + 1, 0).max(1, keepdims=True)
-            positions = jnp.maximum(count, 0) + seen
-        return jnp.broadcast_to(positions, (batch, length)).astype(jnp.int32)
+    def resolved(self) -> "Decoder":
+        """The same model with every default written out, and the settings of a run put back."""
+        return self.clone(
+            num_kv_heads=self.kv_heads,
+            head_dim=self.heads_width,
+            query_scale=self.query_scale or float(self.heads_width),
+            embed_width=self.embed_width or self.width,
+            scan=True,
+            remat="none",
+            dropout=0.0,
+            dtype=jnp.dtype(jnp.float32),
+        )
 
-    def _shared(self, positions: jax.Array, mask: Any, segments: Any, prefix: Any, cache: Cache | None) -> Any:
-        at, keys, keep = None, positions, None if mask is None else mask.astype(bool)
-        if cache is not None:
-            if segments is not None:
-                raise ValueError("packed rows take no cache: decode one text a row")
-            at = cache.index
-            cache = note(cache, positions, jnp.ones(positions.shape, bool) if keep is None else keep)
-            keys, keep = cache.positions, cache.keep
-            if prefix is not None:
-                start = jnp.zeros(keep.shape, bool)
-                prefix = jax.lax.dynamic_update_slice_in_dim(start, prefix.astype(bool), at, axis=1)
-        packed = None if segments is None else (segments, segments)
-
-        def visible(window: int | None) -> jax.Array:
-            return masks.visible(positions, keys, keep, window, packed, prefix)
-
-        local = None if self.local is None else visible(self.window)
-        full = visible(self.window if self.local is None else None)
-        turns = None
-        if self.rope is not None:
-            turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
-        return Shared(mask=full, local=local, turns=turns, at=at), cache
+    def room(self, prompt: int) -> int:
+        """How many tokens may follow a prompt of that many."""
+        return self.length - prompt
 
 
 def decoder(*, dtype: Any = "float32", rope: Mapping[str, Any] | None = None, **fields: Any) -> Decoder:

@@ -76,8 +76,8 @@ def note(cache: Cache, positions: Int[Array, "B T"], keep: Any) -> Cache:
     )
 
 
-def take_rows(cache: Cache, rows: Int[Array, "B"]) -> Cache:
-    """The cache of the texts `rows`, which may repeat."""
+def take_rows(cache: Cache, rows: Int[Array, "B"], memory: bool = True) -> Cache:
+    """The cache of the texts `rows`, which may repeat. Without `memory`, each row stays with what it remembers."""
 
     def pick(x: jax.Array, axis: int) -> jax.Array:
         return jnp.take(x, rows, axis=axis)
@@ -85,11 +85,15 @@ def take_rows(cache: Cache, rows: Int[Array, "B"]) -> Cache:
     def layered(x: Any) -> Any:
         return jax.tree.map(lambda leaf: pick(leaf, leaf.ndim - 4), x)
 
-    return cache.replace(
+    cache = cache.replace(
         key=layered(cache.key),
         value=layered(cache.value),
         positions=pick(cache.positions, 0),
         keep=pick(cache.keep, 0),
+    )
+    if not memory:
+        return cache
+    return cache.replace(
         memory_key=layered(cache.memory_key),
         memory_value=layered(cache.memory_value),
         memory_keep=None if cache.memory_keep is None else pick(cache.memory_keep, 0),

@@ -1,6 +1,8 @@
 """Language models of transformers and ours with the same random weights, and their generation."""
 
+import copy
 import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,20 @@ from tests.interop.decoder_cases import DECODERS
 from tests.reference import torch
 
 END = 7
-NAMES = ["llama", "mistral, window", "gemma2, caps and scale", "opt", "gpt2", "qwen2"]
+NAMES = ["llama", "mistral, window", "gemma2, caps and scale", "opt", "gpt2", "qwen2", "t5", "bert decoder"]
 
 
 @functools.cache
 def pair(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """(reference, our model, our variables) of a case; both have room for 40 tokens."""
-    import tempfile
-
     case = DECODERS[name]
+    config = copy.deepcopy(case.config)
     for field in ("max_position_embeddings", "n_positions"):
-        if field in case.config.to_dict():
-            setattr(case.config, field, 40)
+        if field in config.to_dict():
+            setattr(config, field, 40)
     # Wide weights, so that the texts vary.
     torch.manual_seed(3)
-    reference = case.cls(case.config).eval()
+    reference = case.cls(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():
             if parameter.ndim == 2:
@@ -32,6 +33,8 @@ def pair(name: str) -> tuple[Any, Any, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
         model, variables = directories.load(Path(folder), TABLES[case.table])
+        if case.table == "t5":
+            model = model.clone(length=40)
     return reference, model, variables
 
 
@@ -40,5 +43,6 @@ def generate(reference: Any, prompt: list[int], new: int, **options: Any) -> lis
     given = torch.tensor([prompt])
     options = dict(eos_token_id=END, pad_token_id=0, do_sample=False) | options
     out = reference.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=new, **options)
-    tokens = out[0, len(prompt) :].tolist()
+    start = 1 if reference.config.is_encoder_decoder else len(prompt)
+    tokens = out[0, start:].tolist()
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens

@@ -12,6 +12,8 @@ from jvlm.core.errors import UserError
 from jvlm.generate import decoding
 from jvlm.generate.generator import Generator, bucket
 from jvlm.generate.sampling import sampling
+from jvlm.transforms.qtensor import QTensor
+from jvlm.transforms.quantize import quantize_tree
 from tests.generate.references import END, NAMES, generate, pair
 from tests.models_util import abstract
 
@@ -122,6 +124,21 @@ def test_sharded_decoding_writes_the_same() -> None:
     placed = jax.device_put(variables, sharding.shard_params(*abstract(model), mesh, rules))
     with sharding.use(mesh, rules):
         assert Generator(model, placed, ends=[END], unrolled=False).generate(PROMPTS, 10) == expected
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
+def test_quantized_weights_write_what_their_values_write(scheme: str) -> None:
+    _, model, variables = pair("llama")
+    params = quantize_tree(variables["params"], ("*kernel", "*embedding"), scheme, group=16).params
+    dense = jax.tree.map(lambda x: x.dequantize() if isinstance(x, QTensor) else x, params, is_leaf=is_quantized)
+    expected = Generator(model, {"params": dense}, ends=[END]).generate(PROMPTS, 12)
+    for unrolled in (True, False):
+        assert Generator(model, {"params": params}, ends=[END], unrolled=unrolled).generate(PROMPTS, 12) == expected
+    assert expected != generator("llama").generate(PROMPTS, 12) or scheme == "int8"
+
+
+def is_quantized(x: Any) -> bool:
+    return isinstance(x, QTensor)
 
 
 def test_prompts_that_cannot_be_continued_are_refused() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from tests.interop.hf_cases import Case, tower
-from tests.interop.hf_runs import decoder_ours, decoder_reference
+from tests.interop.hf_runs import bert_decoder_reference, decoder_ours, decoder_reference, t5_ours, t5_reference
 from tests.models_util import inputs
-from tests.reference import transformers
+from tests.reference import torch, transformers
 
 Build = Callable[[Any], dict[str, np.ndarray]]
 
@@ -55,6 +55,55 @@ def gpt2(build: Build = inputs, **fields: Any) -> Case:
     small |= dict(bos_token_id=1, eos_token_id=2)
     config = transformers.GPT2Config(**small | fields)
     return Case("gpt2", transformers.GPT2LMHeadModel, config, decoder_reference, decoder_ours, build)
+
+
+def translated(decoder: bool = True) -> Build:
+    """Sources of three lengths, and targets of another length than theirs."""
+
+    def build(model: Any) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        tokens = rng.integers(0, model.vocab_size, (3, 11)).astype(np.int32)
+        mask = (np.arange(11) < np.asarray([[11], [8], [4]])).astype(np.int32)
+        targets = dict(targets=rng.integers(0, model.vocab_size, (3, 6)).astype(np.int32)) if decoder else {}
+        return dict(tokens=tokens, mask=mask, **targets)
+
+    return build
+
+
+class UntiedT5(transformers.T5ForConditionalGeneration):
+    """With a head of its own, as the released models of version 1.1; transformers ties it until weights differ."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.lm_head.weight = torch.nn.Parameter(torch.randn_like(self.shared.weight))
+
+
+def t5(decoder: bool = True, untied: bool = False, **fields: Any) -> Case:
+    small: dict[str, Any] = dict(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    small |= dict(relative_attention_num_buckets=8, relative_attention_max_distance=9, decoder_start_token_id=0)
+    config = transformers.T5Config(**small | fields)
+    cls = (UntiedT5 if untied else transformers.T5ForConditionalGeneration) if decoder else transformers.T5EncoderModel
+    return Case("t5" if decoder else "t5-encoder", cls, config, t5_reference, t5_ours, translated(decoder))
+
+
+def captioned(memory: bool) -> Build:
+    """Padded texts, and features of pictures of two sizes."""
+
+    def build(model: Any) -> dict[str, np.ndarray]:
+        given = padded("right")(model)
+        if not memory:
+            return given
+        features = np.random.default_rng(2).normal(size=(3, 5, model.width)).astype(np.float32)
+        return given | dict(memory=features, memory_mask=np.arange(5) < np.asarray([[5], [3], [5]]))
+
+    return build
+
+
+def bert_decoder(cross: bool, **fields: Any) -> Case:
+    fields = tower(vocab_size=60, max_position_embeddings=9, is_decoder=True, add_cross_attention=cross) | fields
+    config = transformers.BertConfig(**fields)
+    cls = transformers.BertLMHeadModel
+    return Case("bert-decoder", cls, config, bert_decoder_reference, decoder_ours, captioned(cross))
 
 
 def scaled(rope_type: str, **fields: Any) -> dict[str, Any]:
@@ -126,4 +175,16 @@ DECODERS: dict[str, Case] = {
         padded("left"), n_embd=21, n_head=3, n_inner=31, n_layer=3, activation_function="relu"
     ),
     "gpt2, untied": gpt2(padded("right"), tie_word_embeddings=False, layer_norm_epsilon=1e-3),
+    "t5": t5(),
+    "t5, gates, own depth of the decoder, not scaled": t5(
+        feed_forward_proj="gated-gelu", num_decoder_layers=3, tie_word_embeddings=False, layer_norm_epsilon=1e-3
+    ),
+    "t5, gates of silu, wide heads, few buckets": t5(
+        feed_forward_proj="gated-silu", d_kv=10, relative_attention_num_buckets=4, relative_attention_max_distance=5
+    ),
+    "t5, a head of its own": t5(untied=True, tie_word_embeddings=False, feed_forward_proj="gated-gelu"),
+    "t5 encoder": t5(decoder=False, feed_forward_proj="gated-gelu", num_layers=3),
+    "t5 encoder, first version": t5(decoder=False),
+    "bert decoder": bert_decoder(False),
+    "bert decoder, cross-attention": bert_decoder(True, num_hidden_layers=3, hidden_act="relu"),
 }

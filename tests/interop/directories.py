@@ -35,8 +35,9 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def load(directory: Path, table: Table, **options: Any) -> tuple[Any, dict[str, Any]]:
     """(model, variables) of a transformers directory; `options` go to `mapping.load`."""
-    model = models.create({"family": table.family, **table.fields(read_config(directory))})
     reader = safetensors.SafetensorsReader(directory, renames=table.renames)
+    config = table.settle(read_config(directory), set(reader.names()))
+    model = models.create({"family": table.family, **table.fields(config)})
     flat = mapping.load(table.rules(model), shapes(model), reader, ignore=table.ignore, **options)
     return model, variables_nested(flat)
 

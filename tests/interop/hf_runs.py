@@ -118,3 +118,30 @@ def decoder_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
 def seen(logits: Any, given: dict[str, np.ndarray]) -> np.ndarray:
     """Logits of what is not padding; the others mean nothing."""
     return np.asarray(logits) * given["mask"][..., None] if "mask" in given else np.asarray(logits)
+
+
+def t5_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
+    out = jax.jit(model.apply)(variables, **given)
+    return dict(tokens=seen(out.tokens, given)) if out.logits is None else dict(logits=out.logits)
+
+
+def t5_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    tokens, mask = (torch.from_numpy(given[name]).long() for name in ("tokens", "mask"))
+    with torch.no_grad():
+        if "targets" not in given:
+            return dict(tokens=seen(model(tokens, attention_mask=mask).last_hidden_state.numpy(), given))
+        targets = torch.from_numpy(given["targets"]).long()
+        return arrays(logits=model(tokens, attention_mask=mask, decoder_input_ids=targets).logits)
+
+
+def bert_decoder_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    memory = {}
+    if "memory" in given:
+        memory = dict(
+            encoder_hidden_states=torch.from_numpy(given["memory"]),
+            encoder_attention_mask=torch.from_numpy(given["memory_mask"]).long(),
+        )
+    mask = torch.from_numpy(given["mask"]).long()
+    with torch.no_grad():
+        out = model(torch.from_numpy(given["tokens"]).long(), attention_mask=mask, **memory)
+    return dict(logits=seen(out.logits.numpy(), given))

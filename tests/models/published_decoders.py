@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.reference import transformers
+from tests.reference import torch, transformers
 
 # width, depth, heads, key heads, hidden units, vocabulary
 LLAMA: dict[str, tuple[int, ...]] = {
@@ -31,6 +31,28 @@ OPT = {
     "opt-6.7b": (4096, 32, 32),
 }
 GPT2 = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20), "gpt2-xl": (1600, 48, 25)}
+
+# width, depth, heads, hidden units
+T5 = {
+    "small": (512, 6, 8, 2048),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "flan-base": (768, 12, 12, 2048),
+    "flan-large": (1024, 24, 16, 2816),
+    "flan-xl": (2048, 24, 32, 5120),
+    "flan-xxl": (4096, 24, 64, 10240),
+    "flan-xxl-encoder": (4096, 24, 64, 10240),
+}
+T5_COUNTS = {
+    "small": 60_506_624,
+    "base": 222_903_552,
+    "large": 737_668_096,
+    "flan-base": 247_577_856,
+    "flan-large": 783_150_080,
+    "flan-xl": 2_849_757_184,
+    "flan-xxl": 11_135_332_352,
+    "flan-xxl-encoder": 4_762_310_656,
+}
 
 # As the releases count them: the sum over the published safetensors files.
 COUNTS = {
@@ -95,3 +117,24 @@ def _opt(variant: str) -> Any:
         word_embed_proj_dim=512 if small else width,
     )
     return transformers.OPTForCausalLM(config)
+
+
+def t5(variant: str) -> Any:
+    """The transformers model of a published T5; version 1.1 has a head of its own, which transformers ties at first."""
+    width, depth, heads, hidden = T5[variant]
+    flan = variant.startswith("flan")
+    shape: dict[str, Any] = dict(d_model=width, num_layers=depth, num_heads=heads, d_ff=hidden)
+    config = transformers.T5Config(**shape, feed_forward_proj="gated-gelu" if flan else "relu")
+    if variant.endswith("encoder"):
+        return transformers.T5EncoderModel(config)
+    model = transformers.T5ForConditionalGeneration(config)
+    if flan:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return model
+
+
+def bert_decoder(variant: str) -> Any:
+    """BertLMHeadModel with cross-attention."""
+    large = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    shape: dict[str, Any] = large if variant == "large" else {}
+    return transformers.BertLMHeadModel(transformers.BertConfig(**shape, is_decoder=True, add_cross_attention=True))

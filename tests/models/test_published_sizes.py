@@ -40,6 +40,7 @@ PUBLISHED = {
     ("bert", "large"): 335_141_888,
     ("bert", "large-cased"): 333_579_264,
     **{("decoder", variant): count for variant, count in published_decoders.COUNTS.items()},
+    **{("t5", variant): count for variant, count in published_decoders.T5_COUNTS.items()},
 }
 
 PUBLISHED |= published_multimodal.COUNTS
@@ -96,9 +97,16 @@ def align(variant: str) -> Any:
     return transformers.AlignModel(transformers.AlignConfig())
 
 
-REFERENCES: dict[str, Callable[[str], Any]] = dict(
-    clip=clip, siglip=siglip, vit=vit, bert=bert, align=align, decoder=published_decoders.decoder
-)
+REFERENCES: dict[str, Callable[[str], Any]] = {
+    "align": align,
+    "bert": bert,
+    "bert-decoder": published_decoders.bert_decoder,
+    "clip": clip,
+    "decoder": published_decoders.decoder,
+    "siglip": siglip,
+    "t5": published_decoders.t5,
+    "vit": vit,
+}
 
 
 REFERENCES |= published_multimodal.REFERENCES

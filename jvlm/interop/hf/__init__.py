@@ -1,11 +1,12 @@
-"""The transformers formats, by `model_type`."""
+"""The transformers formats, by `model_type`; where one type has several classes, the others have names of their own."""
 
-from jvlm.interop.hf import align, bert, clip, decoders, gpt2, llava, opt, siglip, vit
-from jvlm.interop.table import Table
+from jvlm.interop.hf import align, bert, bert_decoder, clip, decoders, gpt2, llava, opt, siglip, t5, vit
+from jvlm.interop.table import Config, Table
 
 TABLES: dict[str, Table] = {
     "align": align.TABLE,
     "bert": bert.TABLE,
+    "bert-decoder": bert_decoder.TABLE,
     "clip": clip.TABLE,
     "siglip": siglip.TABLE,
     "siglip2": siglip.TABLE2,
@@ -13,6 +14,18 @@ TABLES: dict[str, Table] = {
     **decoders.TABLES,
     "opt": opt.TABLE,
     "gpt2": gpt2.TABLE,
+    "t5": t5.TABLE,
+    "t5-encoder": t5.ENCODER,
     "llava": llava.TABLE,
     "llava_next": llava.NEXT,
 }
+
+
+def kind_of(config: Config) -> str:
+    """The key of `TABLES` for a published configuration: its `model_type`, and which of its classes it was."""
+    kind = str(config.get("model_type"))
+    if kind == "bert" and config.get("is_decoder"):
+        return "bert-decoder"
+    if kind == "t5" and config.get("architectures") == ["T5EncoderModel"]:
+        return "t5-encoder"
+    return kind

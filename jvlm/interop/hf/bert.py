@@ -38,14 +38,14 @@ def bert_fields(config: Config) -> dict[str, Any]:
     )
 
 
-def bert_config(model: Bert) -> dict[str, Any]:
+def bert_config(model: Any) -> dict[str, Any]:
     """The inverse of `bert_fields`."""
     return dict(
         tower_config(model),
         vocab_size=model.vocab_size,
         max_position_embeddings=model.length,
         type_vocab_size=model.num_types,
-        pad_token_id=model.pad_id,
+        pad_token_id=getattr(model, "pad_id", 0),
         hidden_dropout_prob=model.dropout,
         attention_probs_dropout_prob=0.0,
     )

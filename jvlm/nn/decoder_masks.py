@@ -1,0 +1,63 @@
+"""Where the tokens of a decoder's call stand and what they see, with a cache or without."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jvlm.nn import masks
+from jvlm.nn.cache import Cache, note
+
+
+class View(NamedTuple):
+    """`mask` and `local` (within the window; None where no layer asks for it) [B, 1, T, S]; `at` [], the slot of the
+    first new token; the cache with the new tokens noted in it.
+    """
+
+    mask: jax.Array
+    local: jax.Array | None
+    at: jax.Array | None
+    cache: Cache | None
+
+
+def token_positions(
+    shape: tuple[int, int], positions: jax.Array | None, mask: jax.Array | None, cache: Cache | None
+) -> jax.Array:
+    """`positions` as [B, T]; where they are None, those of what is not padding, after what the cache holds."""
+    if positions is None:
+        count = jnp.arange(shape[1])[None] if mask is None else jnp.cumsum(mask, axis=1) - 1
+        seen = 0 if cache is None else jnp.where(cache.keep, cache.positions + 1, 0).max(1, keepdims=True)
+        positions = jnp.maximum(count, 0) + seen
+    return jnp.broadcast_to(positions, shape).astype(jnp.int32)
+
+
+def view(
+    positions: jax.Array,
+    mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    prefix: jax.Array | None = None,
+    cache: Cache | None = None,
+    window: int | None = None,
+    by_layer: bool = False,
+) -> View:
+    """What tokens at `positions` [B, T] see of each other and of the cache.
+
+    `mask` [B, T] is False for padding, `segments` [B, T] number packed texts, tokens of `prefix` [B, T] are seen also
+    by what precedes them. `by_layer` gives the mask with the `window` beside the one without.
+    """
+    at, keys, keep = None, positions, None if mask is None else mask.astype(bool)
+    if cache is not None:
+        if segments is not None:
+            raise ValueError("packed rows take no cache: decode one text a row")
+        at = cache.index
+        cache = note(cache, positions, jnp.ones(positions.shape, bool) if keep is None else keep)
+        keys, keep = cache.positions, cache.keep
+        if prefix is not None:
+            start = jnp.zeros(keep.shape, bool)
+            prefix = jax.lax.dynamic_update_slice_in_dim(start, prefix.astype(bool), at, axis=1)
+    packed = None if segments is None else (segments, segments)
+
+    def visible(window: int | None) -> jax.Array:
+        return masks.visible(positions, keys, keep, window, packed, prefix)
+
+    return View(visible(None if by_layer else window), visible(window) if by_layer else None, at, cache)
