@@ -64,12 +64,18 @@ def test_the_longest_resource_bounds_the_utilization() -> None:
 
 TEXT = """HloModule jit_f
 
+%inner (i0: f32[10,64], i1: s32[]) -> f32[1,64] {
+  %i0 = f32[10,64]{1,0} parameter(0)
+  %i1 = s32[] parameter(1)
+  %first = s32[] constant(0)
+  ROOT %layer = f32[1,64]{1,0} dynamic-slice(%i0, %i1, %first), dynamic_slice_sizes={1,64}
+}
+
 %fused (p0: f32[10,64], p1: s32[], p2: f32[64]) -> f32[64] {
   %p0 = f32[10,64]{1,0} parameter(0)
   %p1 = s32[] parameter(1)
   %p2 = f32[64]{0} parameter(2)
-  %zero = s32[] constant(0)
-  %slice = f32[1,64]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,64}
+  %slice = f32[1,64]{1,0} fusion(%p0, %p1), kind=kLoop, calls=%inner
   %row = f32[64]{0} bitcast(%slice)
   ROOT %sum = f32[64]{0} add(%row, %p2)
 }
