@@ -12,6 +12,7 @@ from jvlm.core.errors import ConfigError, UserError, nearest
 # Verb to what it does; the module jvlm/cli/<verb>.py is imported only when the verb is used.
 VERBS = {
     "train": "train a model from a configuration; run again with the same workdir to resume",
+    "plan": "compile the step for a TPU slice: memory, FLOPs, collectives, fit",
     "evaluate": "score a model directory or a workdir",
     "import": "a published directory into a jvlm directory",
     "export": "a workdir or directory into a format that other libraries open",
