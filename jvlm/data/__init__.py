@@ -46,6 +46,42 @@ def _folder(**kwargs: Any):
     return FolderSource(**kwargs)
 
 
+def _instructions(**kwargs: Any):
+    from jvlm.data.instructions import InstructionSource
+
+    return InstructionSource(**kwargs)
+
+
+def _vqa(**kwargs: Any):
+    from jvlm.data.vqa_v2 import VqaSource
+
+    return VqaSource(**kwargs)
+
+
+def _coco_captions(**kwargs: Any):
+    from jvlm.data.coco_captions import CocoCaptionSource
+
+    return CocoCaptionSource(**kwargs)
+
+
+def _interleaved(**kwargs: Any):
+    from jvlm.data.interleaved import InterleavedSource
+
+    return InterleavedSource(**kwargs)
+
+
+def _easy_vqa(**kwargs: Any):
+    from jvlm.data.easy_vqa import EasyVqaSource
+
+    return EasyVqaSource(**kwargs)
+
+
+def _captioned(**kwargs: Any):
+    from jvlm.data.as_conversations import CaptionedSource
+
+    return CaptionedSource(**kwargs)
+
+
 DATASETS: dict[str, Callable[..., Any]] = {
     "tar": _tar,
     "array_record": _array_record,
@@ -54,4 +90,10 @@ DATASETS: dict[str, Callable[..., Any]] = {
     "table": _table,
     "folder": _folder,
     "emoji": _emoji,
+    "coco_captions": _coco_captions,
+    "instructions": _instructions,
+    "vqa_v2": _vqa,
+    "interleaved": _interleaved,
+    "easy_vqa": _easy_vqa,
+    "captioned": _captioned,
 }

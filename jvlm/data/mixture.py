@@ -1,12 +1,13 @@
 """Several sources as one, drawn in fixed proportions, by position like everything else."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jvlm.core.errors import ConfigError
 from jvlm.data.shuffle import Order, Place
-from jvlm.data.sources import Sample, Source, digest
+from jvlm.data.sources import Source, digest
 
 CYCLE = 1000
 
@@ -30,7 +31,7 @@ class Mixture:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Any:
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.sources[which][index - int(self._starts[which])]
 

@@ -7,7 +7,7 @@ position depends on the seed alone, so a run resumes anywhere, on any number of 
 import collections
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -22,6 +22,7 @@ from jvlm.data.batches import Bad, BatchMaker
 from jvlm.data.image_ops import MAX_DECODED_BYTES
 from jvlm.data.mixture import Mixture
 from jvlm.data.processor import Processor
+from jvlm.data.rows import RowMaker
 from jvlm.data.sources import Source
 
 FOREVER = 2**48
@@ -32,7 +33,8 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
     """This process's part of each global batch, as numpy arrays.
 
     `position`: samples consumed so far by all processes. `counters`: bad samples of this process by cause, exact for
-    the batches handed out. Both go into a checkpoint; `make_train_iterator` takes them back.
+    the batches handed out. Both go into a checkpoint; `make_train_iterator` takes them back. `facts` are what is known
+    of the data before the first batch, for a log.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
         self._batches, self._batch_size = batches, batch_size
         self._max_bad, self._min_bad, self._seen = max_bad, min_bad, seen
         self._first: list[Bad] = []
+        self.facts: dict[str, float | int] = {}
         # Also at exit: worker processes that outlive the interpreter's modules leave shared memory behind.
         self._finalizer = weakref.finalize(self, getattr(batches, "close", lambda: None))
 
@@ -53,7 +56,7 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._batches)
-        self._count(batch.pop("bad"), len(batch["weight"]))
+        self._count(batch.pop("bad"), batch.pop("seen", len(batch["weight"])))
         self.position += self._batch_size
         # Worker processes hand over shared memory. What callers keep (indices, labels) must not pin it.
         return {k: v if k == "image" else np.array(v) for k, v in batch.items()}
@@ -103,12 +106,12 @@ def make_train_iterator(
     from `min_bad` on, more than the fraction `max_bad` of them is a UserError.
     """
     order = make_order(source, seed, batch_size, group, block_bytes, window_blocks)
-    local = _share(batch_size, process_count)
+    local = share(batch_size, process_count)
     maker = BatchMaker(
         source, processor, order, batch_size, process_index * local, local, position,
         seed=seed, augment=augment, label=label, max_bytes=max_image_bytes,
     )  # fmt: skip
-    batches = _read(maker, FOREVER, workers, threads, prefetch_bytes)
+    batches = read(maker, FOREVER, workers, threads, prefetch_bytes)
     seen = position // process_count if counters else 0
     return BatchIterator(batches, position, batch_size, counters or {}, max_bad, min_bad, seen)
 
@@ -134,12 +137,12 @@ def make_eval_iterator(
     Filling rows have index -1. `captions=c` above 1 gives the first c captions of each sample, `tokens` [b, c, T], and
     `caption_weight` [b, c]. Every process gets the same number of batches.
     """
-    local = _share(batch_size, process_count)
+    local = share(batch_size, process_count)
     maker = BatchMaker(
         source, processor, shuffle.Sequential(len(source)), batch_size, process_index * local, local,
         stop=len(source), label=label, captions=captions, max_bytes=max_image_bytes,
     )  # fmt: skip
-    batches = _read(maker, -(-len(source) // batch_size), workers, threads, prefetch_bytes)
+    batches = read(maker, -(-len(source) // batch_size), workers, threads, prefetch_bytes)
     return BatchIterator(batches, 0, batch_size, {}, max_bad, min_bad, 0)
 
 
@@ -178,16 +181,18 @@ def group_numbers(source: Source, key: str) -> Int[np.ndarray, "n"]:
     return out
 
 
-def _share(batch_size: int, process_count: int) -> int:
+def share(batch_size: int, process_count: int) -> int:
+    """This process's part of a global batch. ConfigError when it does not divide."""
     if batch_size < 1 or batch_size % process_count:
         raise ConfigError(f"batch_size={batch_size} does not divide among {process_count} processes")
     return batch_size // process_count
 
 
-def _read(
-    maker: Callable[[int], dict[str, Any]], count: int, workers: int, threads: int | None, prefetch_bytes: int
+def read(
+    maker: BatchMaker | RowMaker, count: int, workers: int, threads: int | None, prefetch_bytes: int
 ) -> Iterator[Any]:
-    size = sum(v.nbytes for v in maker.empty().values()) if isinstance(maker, BatchMaker) else 1
+    """Batches 0 to `count` of `maker`, made ahead by threads or by worker processes."""
+    size = sum(v.nbytes for v in maker.empty().values())
     ahead = max(1, prefetch_bytes // max(1, size))
     threads = min(ahead, threads or min(16, os.cpu_count() or 1)) if not workers else 1
     dataset = grain.MapDataset.range(count).map(maker)

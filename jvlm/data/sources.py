@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class Subset:
-    """Some samples of a source, in the order given."""
+    """Some samples (or conversations) of a source, in the order given."""
 
     def __init__(self, source: Source, indices: Sequence[int] | Int[np.ndarray, "n"]):
         self.source = source
@@ -61,7 +61,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Any:
         return self.source[int(self.indices[index])]
 
     def fingerprint(self) -> str:

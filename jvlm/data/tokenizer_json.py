@@ -63,6 +63,14 @@ class JsonTokenizer:
         """Ids with the special tokens of the file's post-processor."""
         return self._tokenizer.encode(self._clean(text)).ids
 
+    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids without the post-processor's special tokens, and the characters of `text` that each stands for.
+
+        Special tokens written out in `text` are recognized.
+        """
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)

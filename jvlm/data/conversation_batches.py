@@ -1,0 +1,83 @@
+"""Training batches of packed conversations: measured, planned, then read like any other data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from jvlm.core.errors import UserError
+from jvlm.data import shuffle
+from jvlm.data.conversations import ConversationSource
+from jvlm.data.lengths import Lengths, measure_all
+from jvlm.data.multimodal import MultimodalProcessor
+from jvlm.data.packing import WINDOW, Packed
+from jvlm.data.pipeline import FOREVER, BatchIterator, make_order, read, share
+from jvlm.data.rows import RowMaker
+
+
+def make_conversation_iterator(
+    source: ConversationSource,
+    processor: MultimodalProcessor,
+    *,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int | None = None,
+    pack: bool = True,
+    window: int = WINDOW,
+    cache: epath.PathLike | None = None,
+    counters: Mapping[str, int] | None = None,
+    max_bad: float = 0.05,
+    min_bad: int = 32,
+    prefetch_bytes: int = 2**28,
+    block_bytes: int = shuffle.BLOCK_BYTES,
+    window_blocks: int = shuffle.WINDOW_BLOCKS,
+) -> BatchIterator:
+    """Shuffled rows without end, as `rows.RowMaker` makes them; `position` and `batch_size` count rows.
+
+    The samples are measured first (kept in the folder `cache`), `window` of them packed together; with `pack` False
+    every sample has a row. What was measured and planned is in the iterator's `facts`. Samples that cannot be used are
+    left out; from `min_bad` on, more than the fraction `max_bad` of them is a UserError, before any step.
+    """
+    table = measure_all(source, processor, cache)
+    refuse(table, max_bad, min_bad)
+    any_source: Any = source  # ordered like samples: by number and mean size alone
+    order = make_order(any_source, seed, batch_size, None, block_bytes, window_blocks)
+    rows = Packed(order, table.tokens, table.tiles, processor.length, processor.max_tiles, seed, window, not pack)
+    local = share(batch_size, process_count)
+    maker = RowMaker(source, processor, rows, batch_size, process_index * local, local, position)
+    batches = read(maker, FOREVER, workers, threads, prefetch_bytes)
+    used = int((table.tokens > 0).sum())
+    seen = position * used // max(1, rows.rows()) // process_count if counters else 0
+    iterator = BatchIterator(batches, position, batch_size, counters or {}, max_bad, min_bad, seen)
+    iterator.facts = facts(table, rows)
+    return iterator
+
+
+def facts(table: Lengths, rows: Packed) -> dict[str, float | int]:
+    """What a log says of a plan: samples, those left out, rows of the first epoch, tokens, utilisation in 0..1."""
+    used = int((table.tokens > 0).sum())
+    return {
+        "samples": used,
+        "left_out": len(table.tokens) - used,
+        "rows": rows.rows(),
+        "samples_per_row": used / rows.rows(),
+        "tokens": int(table.tokens.sum()),
+        "answer_tokens": int(table.answers.sum()),
+        "utilisation": rows.utilisation(),
+    }
+
+
+def refuse(table: Lengths, max_bad: float, min_bad: int) -> None:
+    """UserError when too many samples of a table cannot be used."""
+    total = sum(table.bad.values())
+    if total >= min_bad and total > max_bad * len(table.tokens):
+        causes = ", ".join(f"{n} {cause}" for cause, n in table.bad.items())
+        first = next(iter(table.first.values()))[0]
+        raise UserError(
+            f"{total} of {len(table.tokens)} conversations cannot be used ({causes}), more than {max_bad:.1%}; the "
+            f"first: {first}; repair them (jvlm data check lists them) or raise max_bad"
+        )
