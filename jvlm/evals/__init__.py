@@ -1,7 +1,7 @@
 """Every evaluator, by the name that a suite's or a configuration's `evaluator` uses; imported when it is made.
 
-An evaluator is made from plain fields and called with an `Encoder`; it returns `{metric: Score}`. ConfigError
-names a field that it does not have.
+An evaluator is made from plain fields and called with an `Encoder`, those of answers with an `Answerer`; it returns
+`{metric: Score}`. ConfigError names a field that it does not have.
 """
 
 from collections.abc import Callable
@@ -40,10 +40,38 @@ def _knn(**fields: Any) -> Callable[..., Any]:
     return build.call(NearestNeighbours, fields, "evaluator 'knn'")
 
 
+def _vqa_accuracy(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.answers import VqaAccuracy
+
+    return build.call(VqaAccuracy, fields, "evaluator 'vqa_accuracy'")
+
+
+def _exact_match(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.answers import ExactMatch
+
+    return build.call(ExactMatch, fields, "evaluator 'exact_match'")
+
+
+def _multiple_choice(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.multiple_choice import MultipleChoice
+
+    return build.call(MultipleChoice, fields, "evaluator 'multiple_choice'")
+
+
+def _perplexity(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.perplexity import Perplexity
+
+    return build.call(Perplexity, fields, "evaluator 'perplexity'")
+
+
 EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
     "retrieval": _retrieval,
     "nearest_pixels": _nearest_pixels,
     "zero_shot": _zero_shot,
     "linear_probe": _linear_probe,
     "knn": _knn,
+    "vqa_accuracy": _vqa_accuracy,
+    "exact_match": _exact_match,
+    "multiple_choice": _multiple_choice,
+    "perplexity": _perplexity,
 }

@@ -34,6 +34,13 @@ class Score:
         return replace(self, blind=blind.value)
 
 
+@dataclass(frozen=True)
+class AnswerScore(Score):
+    """A score of a model that answers in words: `blind` with the pictures of other questions, `removed` with none."""
+
+    removed: float
+
+
 def wilson(value: float, n: int) -> tuple[float, float]:
     """95 % interval of a proportion `value` out of `n` independent trials (Wilson, JASA 22, 1927)."""
     if n <= 0:
