@@ -24,8 +24,7 @@ def partition(params: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
 
     def halves(path: str, leaf: Any) -> tuple[Any, Any]:
         if isinstance(leaf, Leaf):
-            trained, held = leaf.split()
-            return (jax.tree.map(lambda _: None, leaf), leaf) if path in chosen else (trained, held)
+            return (None, leaf) if path in chosen else leaf.split()
         return (None, leaf) if path in chosen else (leaf, None)
 
     both = {path: halves(path, leaf) for path, leaf in flatten(params).items()}
