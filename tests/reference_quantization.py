@@ -8,7 +8,7 @@ from tests.reference import torch
 logging.getLogger("torchao").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import bitsandbytes
+    import bitsandbytes.functional as bitsandbytes
     import compressed_tensors
     from torchao.quantization.quant_primitives import MappingType
     from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import IntxUnpackedToInt8Tensor

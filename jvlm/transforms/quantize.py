@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jvlm.core.build import lookup
 from jvlm.core.errors import ConfigError
 from jvlm.core.leaves import Leaf
-from jvlm.core.tree import flatten, select, unflatten
+from jvlm.core.tree import flatten, map_paths, select, unflatten
 from jvlm.core.types import Params
 from jvlm.transforms import double_quantization
 from jvlm.transforms.groups import join_groups, split_groups
@@ -88,6 +88,11 @@ def quantize_tree(
         else:
             flat[path] = quantize(leaf, scheme, group, double, axis_of(path))
     return Quantized(unflatten(flat), left)
+
+
+def dequantize_tree(params: Params) -> Params:
+    """`params` with a plain array for every quantized leaf."""
+    return map_paths(lambda _, leaf: leaf.dequantize() if isinstance(leaf, QTensor) else leaf, params)
 
 
 def quantizable(flat: Params) -> list[str]:

@@ -15,8 +15,6 @@ from jvlm.transforms.quantize import quantize, quantize_tree
 from jvlm.transforms.schemes import SCHEMES
 from tests.reference_quantization import IntxUnpackedToInt8Tensor, MappingType, bitsandbytes, torch
 
-functional = bitsandbytes.functional
-
 
 def kernel(*shape: int, dtype: Any = "float32") -> jax.Array:
     """Values like a trained kernel's, with an outlier, a block of zeros and ties halfway between codes."""
@@ -44,18 +42,18 @@ def nibbles(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_nf4_equals_bitsandbytes(dtype: str, group: int) -> None:
     x = kernel(dtype=dtype)
-    packed, state = functional.quantize_4bit(to_torch(x), blocksize=group, quant_type="nf4")
+    packed, state = bitsandbytes.quantize_4bit(to_torch(x), blocksize=group, quant_type="nf4")
     leaf = quantize(x, "nf4", group)
     np.testing.assert_array_equal(np.asarray(leaf.codes).astype(int).T + 8, nibbles(packed, x.shape[::-1]))
     np.testing.assert_array_equal(np.asarray(leaf.scale).T.reshape(-1), state.absmax.numpy())
     assert leaf.dequantize().dtype == dtype
-    wanted = functional.dequantize_4bit(packed, state).float().numpy()
+    wanted = bitsandbytes.dequantize_4bit(packed, state).float().numpy()
     np.testing.assert_array_equal(np.asarray(leaf.dequantize().astype(jnp.float32)).T, wanted)
 
 
 def test_double_quantization_reads_bitsandbytes_statistics_exactly() -> None:
     x = kernel(512, 384)
-    packed, state = functional.quantize_4bit(to_torch(x), blocksize=64, quant_type="nf4", compress_statistics=True)
+    packed, state = bitsandbytes.quantize_4bit(to_torch(x), blocksize=64, quant_type="nf4", compress_statistics=True)
     ours = quantize(x, "nf4", 64, double=True)
     np.testing.assert_array_equal(double_quantization.dynamic_map(), state.state2.code.numpy())
     theirs = QTensor(
@@ -64,7 +62,7 @@ def test_double_quantization_reads_bitsandbytes_statistics_exactly() -> None:
         magnitude=jnp.asarray(state.state2.absmax.numpy()),
         offset=jnp.asarray(state.offset.numpy()),
     )
-    wanted = functional.dequantize_4bit(packed, state).numpy().T
+    wanted = bitsandbytes.dequantize_4bit(packed, state).numpy().T
     np.testing.assert_array_equal(theirs.dequantize(), wanted)
     np.testing.assert_array_equal(jax.jit(QTensor.dequantize)(theirs), wanted)
     # bitsandbytes' CPU code rounds the scales by a coarse table and takes the neighbour now and then.
@@ -94,8 +92,9 @@ def test_double_quantization_takes_the_nearest_entry() -> None:
 def test_integers_equal_torchao(scheme: str, group: int) -> None:
     x = kernel()
     mapping = MappingType.ASYMMETRIC if scheme.endswith("asym") else MappingType.SYMMETRIC
-    bits = torch.int4 if scheme.startswith("int4") else torch.int8
-    wanted = IntxUnpackedToInt8Tensor.from_hp(to_torch(x), (1, group), bits, mapping_type=mapping)
+    bits = getattr(torch, scheme.removesuffix("_asym"))
+    block: Any = (1, group)
+    wanted = IntxUnpackedToInt8Tensor.from_hp(to_torch(x), block, bits, mapping_type=mapping)
     leaf = quantize(x, scheme, group)
     np.testing.assert_array_equal(np.asarray(leaf.codes).astype(int).T, wanted.qdata.numpy())
     np.testing.assert_array_equal(np.asarray(leaf.scale).T, wanted.scale.numpy())
