@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 from jvlm.core.errors import UserError, nearest
+from jvlm.core.leaves import Leaf
+from jvlm.core.sharding import place_leaf
 from jvlm.core.tree import matcher
 
 Index = tuple[slice, ...]
@@ -125,13 +127,19 @@ def nest(rules: Iterable[Rule], name: str, path: str) -> list[Rule]:
 
 
 @runtime_checkable
-@runtime_checkable
 class Reader(Protocol):
     """Random access to published tensors."""
 
     def names(self) -> Iterable[str]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str, index: Index | None = None) -> np.ndarray: ...
+
+
+@runtime_checkable
+class LeafReader(Protocol):
+    """A reader of a quantized file: `leaf` is what a rule's tensors are together, None where they are read densely."""
+
+    def leaf(self, rule: Rule, shapes: Mapping[str, Any]) -> Leaf | None: ...
 
 
 def check(rules: Sequence[Rule], shapes: Mapping[str, Any], names: Iterable[str], ignore: Iterable[str] = ()) -> None:
@@ -173,17 +181,23 @@ def load(
     reader: Reader,
     *,
     dtype: Any | None = None,
-    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    shardings: Mapping[str, jax.sharding.NamedSharding] | None = None,
     ignore: Iterable[str] = (),
-) -> dict[str, jax.Array]:
-    """Flat parameters read through `rules`, checked by `check`.
+) -> dict[str, Any]:
+    """Flat parameters read through `rules`, checked by `check`: arrays, or leaves where a `LeafReader` has one.
 
     `shapes` are flat abstract parameters. `dtype` None keeps what is stored. With `shardings` each device's part is
     read alone; at any moment one (stacked) parameter beyond those already placed is in host memory.
     """
     check(rules, shapes, reader.names(), ignore)
-    out: dict[str, jax.Array] = {}
+    out: dict[str, Any] = {}
     for r in rules:
+        if isinstance(reader, LeafReader) and (leaf := reader.leaf(r, shapes)) is not None:
+            (path,) = r.paths
+            if leaf.shape != tuple(shapes[path].shape):
+                raise UserError(f"{r.name!r} is {list(leaf.shape)}, but {path!r} needs {list(shapes[path].shape)}")
+            out[path] = leaf if shardings is None else place_leaf(leaf, shardings[path])
+            continue
         for position, path in enumerate(r.paths):
             shape = tuple(shapes[path].shape)
             build = _Builder(r, position, shape, reader, dtype, path)

@@ -105,6 +105,18 @@ def shard_params(shapes: Any, names: Any, mesh: Mesh, rules: Rules) -> Any:
     return trees.map_paths(lambda path, leaf: leaves.place(leaf, flat_names[path], sharding), shapes)
 
 
+def place_leaf(leaf: leaves.Leaf, sharding: NamedSharding) -> leaves.Leaf:
+    """`leaf` with its arrays on the mesh axes of `sharding`, its kernel's; an axis that does not divide stays whole."""
+    mesh: Any = sharding.mesh
+    names = tuple(map(str, range(len(leaf.shape))))
+    rules: Rules = dict(zip(names, tuple(sharding.spec) + (None,) * len(names)))
+
+    def put(names: Names, array: Any) -> jax.Array:
+        return jax.device_put(array, NamedSharding(mesh, spec(names, array.shape, mesh, rules)))
+
+    return leaf.place(names, put)
+
+
 def shard_like(tree: Any, params: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh) -> Any:
     """Shardings for a tree that holds arrays beside parameters (optimizer state, averages).
 

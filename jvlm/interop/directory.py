@@ -1,17 +1,22 @@
 """Published model directories, by format: which one a path holds, and how it is read and written."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jvlm.core.errors import UserError
-from jvlm.interop import big_vision, gguf_model, open_clip, open_clip_directory
+from jvlm.interop import big_vision, gguf_model, native, open_clip, open_clip_directory
 from jvlm.interop.hf import directory as hf
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement
 
-WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {"hf": hf.save, "open_clip": open_clip_directory.save}
-"""Formats that are written; `hf` is transformers'."""
+WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {
+    "compressed-tensors": functools.partial(hf.save, packed=True),
+    "hf": hf.save,
+    "open_clip": open_clip_directory.save,
+}
+"""Formats that are written; `hf` is transformers', `compressed-tensors` the same with quantized kernels packed."""
 
 
 def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
@@ -22,6 +27,8 @@ def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement
     """
     if path.suffix == ".npz":
         return big_vision.load(path, dtype=dtype, placement=placement)
+    if (path / native.MODEL_FILE).is_file() and not (path / hf.CONFIG).is_file():
+        return native.load(path, dtype=dtype, placement=placement)
     if (path / open_clip.CONFIG).is_file() and not (path / hf.CONFIG).is_file():
         return open_clip_directory.load(path, dtype=dtype, placement=placement)
     if not (path / hf.CONFIG).is_file() and (file := gguf_model.find(path)) is not None:

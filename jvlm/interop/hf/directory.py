@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
+import jax.numpy as jnp
 
 from jvlm import models
 from jvlm.core import mapping
 from jvlm.core.build import merge
 from jvlm.core.errors import UserError, nearest
 from jvlm.interop import safetensors
-from jvlm.interop.hf import TABLES, kind_of, processor
+from jvlm.interop.hf import TABLES, compressed, kind_of, processor, quantized
 from jvlm.interop.pretrained import Pretrained
-from jvlm.interop.table import Table
+from jvlm.interop.table import Table, variables_flat
 from jvlm.interop.weights import Placement, limits, materialized, read_json, read_weights, write_json, write_whole
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -22,8 +21,9 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
     """The model of a transformers directory. `dtype` None keeps what is stored.
 
-    With `placement` (mesh, sharding rules) every host reads only its own shards. Raises UserError naming a missing
-    file, an unknown model type, or the tensor that does not fit.
+    With `placement` (mesh, sharding rules) every host reads only its own shards. Kernels that bitsandbytes (NF4), GPTQ,
+    AutoAWQ or compressed-tensors quantized become quantized leaves. Raises UserError naming a missing file, an unknown
+    model type, or the tensor that does not fit.
     """
     config = read_json(path / CONFIG)
     model_type = kind_of(config)
@@ -31,7 +31,9 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
         near = nearest(model_type, TABLES)
         raise UserError(f"{path / CONFIG}: model_type {model_type!r} is unknown; {near}")
     table = TABLES[model_type]
-    reader = safetensors.SafetensorsReader(path, renames=table.renames)
+    reader: mapping.Reader = safetensors.SafetensorsReader(path, renames=table.renames)
+    if method := config.get("quantization_config"):
+        reader = quantized.QuantizedReader(reader, method)
     settled = table.settle(config, set(reader.names()))
     model, fields, variables = read_weights(table, settled, reader, dtype, placement)
     preprocessing = processor.read(path, model_type, *limits(model))
@@ -41,10 +43,12 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
     return Pretrained(model, params, variables, described, preprocessing, config, generation=generation)
 
 
-def save(pretrained: Pretrained, path: Path, *, model_type: str | None = None) -> None:
+def save(pretrained: Pretrained, path: Path, *, model_type: str | None = None, packed: bool = False) -> None:
     """Writes a transformers directory, complete or not at all: a failed write leaves nothing at `path`.
 
-    `model_type` None takes the source's own, or the first one that says all about the model. Weights keep their dtype.
+    `model_type` None takes the source's own, or the first one that says all about the model. Weights keep their dtype;
+    quantized ones are written densely, or with `packed` as compressed-tensors packs them (UserError for a scheme that
+    it lacks).
     """
     family = pretrained.config["family"]
     kinds = [name for name, table in TABLES.items() if table.family == family]
@@ -59,13 +63,17 @@ def save(pretrained: Pretrained, path: Path, *, model_type: str | None = None) -
         config = table.config(pretrained.model)
         if pretrained.published.get("model_type") == config["model_type"]:
             config = merge(pretrained.published, config)
-        leaf = jax.tree.leaves(pretrained.params)[0]
-        config["dtype"] = str(np.dtype(leaf.dtype))
+        rules, flat = table.rules(pretrained.model), variables_flat({"params": pretrained.params, **pretrained.state})
+        config["dtype"] = str(jnp.dtype(next(leaf.dtype for leaf in flat.values() if hasattr(leaf, "dtype"))))
         config.pop("torch_dtype", None)
+        config.pop("quantization_config", None)
+        if packed:
+            config["quantization_config"] = compressed.quantization_config(model_type, rules, flat)
         write_json(part / CONFIG, config)
         if pretrained.generation:
             write_json(part / GENERATION, pretrained.generation)
-        safetensors.write(part, mapping.save(table.rules(pretrained.model), materialized(pretrained)))
+        tensors = compressed.save(rules, flat) if packed else mapping.save(rules, materialized(pretrained))
+        safetensors.write(part, tensors)
         tower = getattr(pretrained.model, "image_tower", pretrained.model)
         processor.write(part, pretrained.processor, model_type, getattr(tower, "patch_size", None))
 
