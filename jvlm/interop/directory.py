@@ -12,9 +12,9 @@ from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement
 
 WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {
-    "compressed-tensors": functools.partial(hf.save, packed=True),
     "hf": hf.save,
     "open_clip": open_clip_directory.save,
+    "compressed-tensors": functools.partial(hf.save, packed=True),
 }
 """Formats that are written; `hf` is transformers', `compressed-tensors` the same with quantized kernels packed."""
 
