@@ -3,11 +3,15 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+from jvlm.cli import conversations
 
 EXAMPLE = """examples:
   jvlm data check shards/
   jvlm data check captions.jsonl --json
+  jvlm data check llava_instruct.json --images coco/ --model llava-1.5-7b-hf --length 2048
   jvlm data pack pictures/ shards/
   jvlm data pack --index shards/
 """
@@ -15,6 +19,7 @@ FORMATS = {
     ".tar": "tar", ".array_record": "array_record", ".parquet": "parquet", ".jsonl": "table", ".csv": "table",
     ".tsv": "table", ".ndjson": "table",
 }  # fmt: skip
+KINDS = (*dict.fromkeys(FORMATS.values()), "folder", "coco_captions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{check,pack}")
     check = verbs.add_parser("check", help="count samples, and those that could not be used, by cause")
     check.add_argument("paths", nargs="+", help="shards, a table, or a folder; globs and gs:// too")
-    check.add_argument("--length", type=int, default=77, help="tokens a caption may have (default 77)")
+    check.add_argument("--length", type=int, help="tokens a caption (77) or a conversation (2048) may have")
     check.add_argument("--max-bad", type=float, default=0.05, help="exit status 1 above this fraction (default 0.05)")
     check.add_argument("--tokenizer", choices=("transformers", "open_clip"), default="transformers",
                        help="whose CLIP tokenizer counts the tokens")  # fmt: skip
+    conversations.add_arguments(check)
     pack = verbs.add_parser("pack", help="folder or table to tar shards; --index for shards that exist")
     pack.add_argument("paths", nargs="+", help="SOURCE... FOLDER, or with --index the shards")
     pack.add_argument("--index", action="store_true", help="only write the index beside each shard")
     pack.add_argument("--index-dir", help="write the indexes there instead")
     pack.add_argument("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
+    check.add_argument("--format", choices=(*KINDS, *conversations.FORMATS), help="default: by name and content")
+    pack.add_argument("--format", choices=KINDS, help="default: by name and content")
     for verb in (check, pack):
-        verb.add_argument("--format", choices=(*dict.fromkeys(FORMATS.values()), "folder"), help="default: by name")
+        verb.add_argument("--images", metavar="DIR", help="the folder of the pictures, where the data only names them")
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -43,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     return _check(args) if args.verb == "check" else _pack(args)
 
 
-def open_source(paths: list[str], kind: str | None) -> Any:
-    """The dataset that `paths` are, by their names unless `kind` says it."""
+def open_source(paths: list[str], kind: str | None, images: str | None = None) -> Any:
+    """The dataset that `paths` are, by their names unless `kind` says it; `images` is where named pictures lie."""
     from etils import epath
 
     from jvlm.core.errors import ConfigError
@@ -58,18 +66,27 @@ def open_source(paths: list[str], kind: str | None) -> Any:
         kind = next(iter(found), "folder" if path.is_dir() else None)
     if kind is None:
         raise ConfigError(f"{paths[0]}: what it is cannot be told from its name; give --format")
-    if kind not in ("table", "folder"):
+    if kind not in ("table", "folder", "coco_captions"):
         return DATASETS[kind](paths=paths)
     if len(paths) > 1:
         raise ConfigError(f"one {kind} at a time, got {len(paths)}")
-    return DATASETS[kind](path=paths[0])
+    if kind == "coco_captions":
+        if images is None:
+            raise ConfigError("COCO's captions only name their pictures; give their folder with --images")
+        return DATASETS[kind](annotations=paths[0], images=images)
+    return DATASETS[kind](path=paths[0], **({"images": images} if kind == "table" and images else {}))
 
 
 def _check(args: argparse.Namespace) -> int:
+    kind = args.format or conversations.kind_of(Path(args.paths[0]))
+    if kind in conversations.FORMATS:
+        return conversations.check(args, kind)
+
     from jvlm.data.check import check
     from jvlm.data.tokenizers import clip_tokenizer
 
-    result = check(open_source(args.paths, args.format), clip_tokenizer(args.tokenizer), args.length)
+    source = open_source(args.paths, kind, args.images)
+    result = check(source, clip_tokenizer(args.tokenizer), args.length or 77)
     fraction = sum(result["bad"].values()) / result["samples"]
     if args.json:
         print(json.dumps(result))
@@ -106,7 +123,8 @@ def _pack(args: argparse.Namespace) -> int:
     elif len(args.paths) < 2:
         raise ConfigError("jvlm data pack needs a source and a folder to write to: jvlm data pack SOURCE FOLDER")
     else:
-        source = open_source(args.paths[:-1], args.format)
+        kind = args.format or conversations.kind_of(Path(args.paths[0]))
+        source = open_source(args.paths[:-1], kind, args.images)
         result = pack(source, args.paths[-1], int(args.shard_mb * 2**20))
     if args.json:
         print(json.dumps(result))

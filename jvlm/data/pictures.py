@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
-from PIL import Image
 
 from jvlm.core.errors import UserError
 from jvlm.data import image_ops
@@ -86,7 +85,9 @@ def picture_size(picture: image_ops.Picture, where: str) -> tuple[int, int]:
     try:
         if isinstance(picture, (str, os.PathLike)):
             return _file_size(os.fspath(picture))
-        return _turned(picture if isinstance(picture, Image.Image) else image_ops.open_picture(_bytes(picture)))
+        if isinstance(picture, bytes):
+            return _size(picture, "picture")
+        raise UserError(f"a {type(picture).__name__}; conversations hold picture files")
     except image_ops.BadPicture as error:
         raise BadSample(f"{where}: {error}", error.cause) from error
     except UserError as error:
@@ -96,15 +97,15 @@ def picture_size(picture: image_ops.Picture, where: str) -> tuple[int, int]:
 @functools.lru_cache(maxsize=4096)
 def _file_size(path: str) -> tuple[int, int]:
     # Neighbouring questions are often about one picture.
-    return _turned(image_ops.open_picture(image_ops.read_bytes(path), name=path))
+    return _size(image_ops.read_bytes(path), path)
 
 
-def _bytes(picture: bytes | np.ndarray) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    raise UserError(f"an array of {picture.shape}; conversations hold picture files")
-
-
-def _turned(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+def _size(data: bytes, name: str) -> tuple[int, int]:
+    image = image_ops.open_picture(data, name=name)
+    # Pillow decodes all of a PNG to look for EXIF data behind the pixels; most have none anywhere.
+    plain = image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data
+    try:
+        turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except image_ops.BROKEN as error:
+        raise image_ops.BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
     return (image.width, image.height) if turned else (image.height, image.width)
