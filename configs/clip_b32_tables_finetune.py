@@ -3,7 +3,7 @@
     jvlm train --config configs/clip_b32_tables_finetune.py --workdir runs/finetune \
         --config.init=DIR --config.data.path=captions.jsonl
 
-Hardware: one TPU v5e host (8 chips) or one GPU. Duration: not measured yet.
+Hardware: TPU v5e, 2x4 (8 chips, one host) or one GPU. Duration: not measured yet.
 Metric: retrieval R@1 on a held-out table (evals.retrieval): not measured yet.
 
 `init` is any directory that `jvlm.load` opens; its model, tokenizer and preprocessing replace those named below, and

@@ -64,13 +64,40 @@ def test_both_ways_round_carry_half_of_the_bytes(kind):
     assert sent_by_direction(kind) == [one_way // 2] * 2
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra `tpu`)")
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra `tpu`)")
+
+
+@needs_libtpu
 def test_memory_and_flops_on_a_pod_stay_within_their_limits():
-    command = [sys.executable, "benchmarks/contrastive_memory.py", "--batch", "32768", "--form", "ring"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads(done.stdout)["rows"]
+    rows = benchmark("--batch", "32768", "--form", "ring")["rows"]
     assert [row["kind"] for row in rows] == ["softmax", "sigmoid"]
     for row in rows:
         assert row["peak_mb"] <= 25
         assert row["flop_units"] <= {"softmax": 4, "sigmoid": 3}[row["kind"]]
+
+
+def benchmark(*arguments: str) -> dict:
+    command = [sys.executable, "benchmarks/contrastive_memory.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@needs_libtpu
+def test_memory_does_not_grow_from_8_to_4096_chips() -> None:
+    rows = benchmark("--scaling", "64", "--slices", "v5p:2x2x2", "v5p:16x16x16")["rows"]
+    assert [(row["kind"], row["chips"]) for row in rows] == [
+        ("softmax", 8), ("softmax", 4096), ("sigmoid", 8), ("sigmoid", 4096),
+    ]  # fmt: skip
+    for small, large in (rows[:2], rows[2:]):
+        assert large["batch"] == 512 * small["batch"]
+        assert large["peak_mb"] <= 1.02 * small["peak_mb"]
+
+
+@needs_libtpu
+def test_a_link_s_direction_carries_half_of_a_one_way_ring_s_bytes() -> None:
+    options = ("--topology", "v5p:2x2x2", "--batch", "8192", "--form", "ring", "one_way")
+    rows = {(row["kind"], row["form"]): row for row in benchmark(*options)["rows"]}
+    for kind in ("softmax", "sigmoid"):
+        half, whole = (rows[kind, form]["sent_one_direction_mb"] for form in ("ring", "one_way"))
+        assert 0 < half <= 0.5 * whole + 0.1

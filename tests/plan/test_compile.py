@@ -1,5 +1,7 @@
 """A plan says what the compiled step needs and does, and what is missing where it does not fit."""
 
+from typing import Any
+
 import jax
 import pytest
 
@@ -83,34 +85,58 @@ def test_json_has_the_keys_that_scripts_rely_on() -> None:
     assert found["fits"] is True and 0 < found["mfu_bound"] < 1
 
 
-def test_out_of_memory_is_a_result_with_the_largest_arrays() -> None:
-    found = planned(batch=1 << 22)
+class Refused:
+    """A traced step whose compilation ends with `message`."""
+
+    def __init__(self, step: Any, message: str):
+        self.step, self.message = step, message
+
+    def trace(self, *arguments: Any) -> "Refused":
+        self.jaxpr = self.step.trace(*arguments).jaxpr
+        return self
+
+    def lower(self) -> "Refused":
+        return self
+
+    def compile(self) -> None:
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+def refuse(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(run: Any) -> tuple[Any, ...]:
+        state, batch, seed, step = abstract_step(run)
+        return state, batch, seed, Refused(step, message)
+
+    monkeypatch.setattr(compiling, "abstract_step", refused)
+
+
+# What XLA says of a step that it cannot place, and of one that it has placed beyond the end. For a small step with far
+# too large a batch it needs minutes to say so.
+TEMPORARIES = """RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for \
+HLO temporaries (56.67G) exceeds available HBM (15.75G). HLO module: jit_step."""
+USED = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.61G of 15.75G hbm. Exceeded by 4.86G."
+
+
+@pytest.mark.parametrize(("message", "size", "arguments"), [(TEMPORARIES, 56.67, True), (USED, 20.61, False)])
+def test_out_of_memory_is_a_result_with_the_largest_arrays(
+    message: str, size: float, arguments: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(message, monkeypatch)
+    found = plan(small_clip(), describe("v5e:2x4"))
     assert not found.fits and found.compiled_flops is None and found.mfu_bound is None
-    assert found.peak > found.capacity and found.temporaries == found.peak - found.arguments
+    assert found.peak == int(size * 2**30) + (found.arguments if arguments else 0) > found.capacity
+    assert found.temporaries == found.peak - found.arguments
     assert found.buffers[0].bytes >= found.buffers[-1].bytes > 0
-    # A stack over the layers of what the backward pass reads again.
-    assert any(buffer.shape.startswith(("bfloat16[3,", "float32[3,")) for buffer in found.buffers)
+    # A stack over the layers of what the backward pass reads again: bfloat16, split over eight chips.
+    stacks = [buffer for buffer in found.buffers if buffer.shape == f"bfloat16[3,{BATCH},17,256]"]
+    assert stacks and stacks[0].bytes == 3 * BATCH * 17 * 256 * 2 // CHIPS
     account = found.as_json()
     assert account["fits"] is False and account["flops"]["compiled"] is None and account["buffers"]
     assert "does not fit" in memory_picture(found, "a run")
 
 
 def test_another_refusal_of_the_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise jax.errors.JaxRuntimeError("INTERNAL: no\nsuch luck")
-
-    class Step:
-        trace = refuse
-
-    class Lowered:
-        jaxpr = None
-
-        def lower(self) -> None:
-            refuse()
-
-    monkeypatch.setattr(Step, "trace", lambda *_: Lowered())
-    monkeypatch.setattr(compiling, "abstract_step", lambda run: (*abstract_step(run)[:3], Step()))
-    monkeypatch.setattr(compiling, "largest_arrays", lambda *_: ())
+    refuse("INTERNAL: no\nsuch luck", monkeypatch)
     with pytest.raises(UserError, match="refused the step: INTERNAL: no such luck"):
         plan(small_clip(), describe("v5e:2x4"))
 
