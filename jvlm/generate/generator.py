@@ -44,7 +44,7 @@ class Generator:
         self.unrolled = jax.default_backend() == "cpu" if unrolled is None else unrolled
         params = jax.tree.map(lambda x: _cast(x, model.dtype), variables["params"], is_leaf=_is_leaf)
         if self.unrolled:
-            model, params = model.clone(scan=False), unstack(params)
+            model, params = _unrolled(model, params)
         self.model = model
         self.variables = {**variables, "params": params}
         self.ends = jnp.asarray(list(ends) or [-1], jnp.int32)
@@ -183,6 +183,14 @@ class Generator:
 
 def _stops(text: str, stop: Sequence[str]) -> bool:
     return any(string in text for string in stop)
+
+
+def _unrolled(model: Any, params: Any) -> tuple[Any, Any]:
+    """The model that writes with its layers unrolled: of one that sees, its language model alone."""
+    if not hasattr(model, "text_tower"):
+        return model.clone(scan=False), unstack(params)
+    tower, own = _unrolled(model.text_tower, params["text_tower"])
+    return model.clone(text_tower=tower), {**params, "text_tower": own}
 
 
 def _is_leaf(x: Any) -> bool:

@@ -7,7 +7,21 @@ from typing import Any
 from flax import linen as nn
 
 from jvlm.core import build
-from jvlm.models import align, bert, bert_decoder, clip, decoder, llava, siglip, t5, vit
+from jvlm.models import (
+    align,
+    bert,
+    bert_decoder,
+    blip2,
+    blip2_pretrain,
+    clip,
+    decoder,
+    flamingo,
+    llava,
+    paligemma,
+    siglip,
+    t5,
+    vit,
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +41,15 @@ MODELS: dict[str, Family] = {
     "align": Family(align.align, align.VARIANTS, align.TINY, ("image", "tokens")),
     "bert": Family(bert.bert, bert.VARIANTS, bert.TINY, ("tokens",)),
     "bert-decoder": Family(bert_decoder.bert_decoder, bert_decoder.VARIANTS, bert_decoder.TINY, ("tokens",)),
+    "blip2": Family(blip2.blip2, blip2.VARIANTS, blip2.TINY, ("image", "tokens")),
+    "blip2-pretrain": Family(
+        blip2_pretrain.blip2_pretrain, blip2_pretrain.VARIANTS, blip2_pretrain.TINY, ("image", "tokens")
+    ),
     "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
     "decoder": Family(decoder.decoder, decoder.VARIANTS, decoder.TINY, ("tokens",)),
+    "flamingo": Family(flamingo.flamingo, flamingo.VARIANTS, flamingo.TINY, ("image", "tokens")),
     "llava": Family(llava.llava, llava.VARIANTS, llava.TINY, ("image", "tokens")),
+    "paligemma": Family(paligemma.paligemma, paligemma.VARIANTS, paligemma.TINY, ("image", "tokens")),
     "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
     "t5": Family(t5.t5, t5.VARIANTS, t5.TINY, ("tokens", "targets")),
     "vit": Family(

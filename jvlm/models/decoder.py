@@ -138,13 +138,14 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         at: int | jax.Array | None = None,
         train: bool = False,
+        through: Any = None,
     ) -> DecoderOutput:
         """`tokens` [B, T], or what `embed` made of them [B, T, W].
 
         `mask` [B, T] is False for padding, on either side. `positions` [B, T] count by default what is not padding,
         after what the cache holds. `segments` [B, T] number the texts packed into a row: give their positions, too.
         Tokens of `prefix` [B, T] are seen also by what precedes them. `at`, one position or one for each text [B],
-        asks for the logits of that token only.
+        asks for the logits of that token only. `through` is called in the blocks' place, with their arguments.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("give tokens or embeddings, one of the two")
@@ -163,7 +164,8 @@ class Decoder(nn.Module):
             at_table = jnp.clip(positions + self.position_offset, 0, self.pos_embed.shape[0] - 1)
             x = x + jnp.take(self.pos_embed, at_table, axis=0).astype(self.dtype)
         x = constrain(self.drop(x, deterministic=not train), ("batch", None, None))  # [B, T, D]
-        x, cache = self.blocks(x, shared, seen.cache, train=train)
+        run = self.blocks if through is None else through
+        x, cache = run(x, shared, seen.cache, train=train)
         if self.final_norm:
             x = self.last_norm(x)
         return DecoderOutput(tokens=x, logits=self.logits(x if at is None else pick(x, at)), cache=cache)

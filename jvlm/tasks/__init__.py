@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
-from jvlm.tasks.base import Task
+from jvlm.tasks.base import Shaped, Task
+from jvlm.tasks.blip2 import Blip2Stage1
 from jvlm.tasks.contrastive import Contrastive
+from jvlm.tasks.language import Language
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "blip2-stage1": Blip2Stage1,
+    "language": Language,
     "contrastive": lambda model, kind="softmax", use_labels=False, **options: Contrastive(
         model, kind, use_labels, options
     ),
 }
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Shaped", "Task"]

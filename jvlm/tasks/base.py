@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from jvlm.core.leaves import keyed
 from jvlm.core.types import Batch, Grads, Loss, Params, Predict, Variables
 from jvlm.transforms.freeze import combine
 
@@ -36,6 +37,15 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """A task whose batches hold other arrays than what its model is called with."""
+
+    def shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of a batch, from those that the model's call takes."""
+        ...
+
+
 def split_batch(batch: Batch, micro_batches: int) -> dict[str, jax.Array]:
     """Arrays [B, ...] as [K, B / K, ...], each micro-batch taking every K-th sample.
 
@@ -51,12 +61,12 @@ def split_batch(batch: Batch, micro_batches: int) -> dict[str, jax.Array]:
 def accumulate(loss_fn: LossFn, params: Params, frozen: Params, state: Params, batches: Batch, rng: jax.Array) -> Grads:
     """Gradient of sum(losses) / sum(weights) over micro-batches, one in memory at a time; state is threaded through.
 
-    The random key of a micro-batch is `fold_in(rng, its index)`.
+    The random key of a micro-batch is `fold_in(rng, its index)`; the weight leaves draw from it, too.
     """
     count = next(iter(batches.values())).shape[0]
 
     def objective(trained: Params, state: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Loss]:
-        loss = loss_fn(combine(trained, frozen), state, batch, key)
+        loss = loss_fn(keyed(combine(trained, frozen), key), state, batch, key)
         return loss.sum, loss
 
     def one(carry: tuple[Any, ...], item: tuple[Batch, jax.Array]) -> tuple[tuple[Any, ...], Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jvlm.core.leaves import keyed
 from jvlm.core.sharding import active_mesh, constrain
 from jvlm.core.types import Batch, Grads, Loss, Params, Predict, Variables
 from jvlm.losses.contrastive import clipped_scale
@@ -52,7 +53,8 @@ class Contrastive:
 
         def embed(state: Params, item: tuple[Batch, jax.Array]) -> tuple[Params, DualOutput]:
             batch, index = item
-            out, new = self._encode(whole, state, batch, jax.random.fold_in(rng, index))
+            key = jax.random.fold_in(rng, index)
+            out, new = self._encode(keyed(whole, key), state, batch, key)
             return new, out
 
         indices = jnp.arange(count)
@@ -76,7 +78,7 @@ class Contrastive:
 
             def embeddings(trained: Params) -> tuple[jax.Array, jax.Array, Params]:
                 key = jax.random.fold_in(rng, index)
-                out, new = self._encode(combine(trained, frozen), state, batch, key)
+                out, new = self._encode(keyed(combine(trained, frozen), key), state, batch, key)
                 return out.zimg, out.ztxt, new  # type: ignore[return-value] - both sides are given
 
             _, pull, new_state = _vjp_with_state(embeddings, params)

@@ -39,11 +39,62 @@ def llava(variant: str) -> Any:
     return model
 
 
-REFERENCES: dict[str, Callable[[str], Any]] = {"llava": llava}
+def blip2(variant: str) -> Any:
+    """The transformers model of a published BLIP-2 or InstructBLIP."""
+    if variant.startswith("opt"):
+        width, depth, heads = {"opt-2.7b": (2560, 32, 32), "opt-6.7b": (4096, 32, 32)}[variant]
+        text = transformers.OPTConfig(
+            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, ffn_dim=4 * width, vocab_size=50304,
+            word_embed_proj_dim=width,
+        )  # fmt: skip
+        return transformers.Blip2ForConditionalGeneration(transformers.Blip2Config(text_config=text))
+    text = _llama(VICUNA[variant.rpartition("-")[2]], 32064)
+    config = transformers.InstructBlipConfig(text_config=text, qformer_config=dict(vocab_size=30523))
+    return transformers.InstructBlipForConditionalGeneration(config)
+
+
+def blip2_pretrain(variant: str) -> Any:
+    """The transformers matcher, with the head for words and the temperature that its directory lacks."""
+    config = transformers.Blip2Config(qformer_config=dict(vocab_size=30523, use_qformer_text_input=True))
+    model = transformers.Blip2ForImageTextRetrieval(config)
+    head = (torch.nn.Linear(768, 768), torch.nn.LayerNorm(768), torch.nn.ParameterList([torch.zeros(30523)]))
+    model.words = torch.nn.ModuleList([*head, torch.nn.ParameterList([torch.zeros(1)])])
+    return model
+
+
+def paligemma(variant: str) -> Any:
+    """The transformers model of a published PaliGemma."""
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, patch_size=14,
+        image_size=int(variant.rpartition("-")[2]), vision_use_head=False,
+    )  # fmt: skip
+    width, depth, heads, key_heads, hidden, head_dim = {
+        "3b": (2048, 18, 8, 1, 16384, 256),
+        "2-3b": (2304, 26, 8, 4, 9216, 256),
+        "2-10b": (3584, 42, 16, 8, 14336, 256),
+        "2-28b": (4608, 46, 32, 16, 36864, 128),
+    }[variant.rpartition("-")[0]]
+    kind = transformers.Gemma2Config if variant.startswith("2-") else transformers.GemmaConfig
+    text = kind(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, num_key_value_heads=key_heads,
+        intermediate_size=hidden, head_dim=head_dim, vocab_size=257_216,
+    )  # fmt: skip
+    config = transformers.PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=width)
+    return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+REFERENCES: dict[str, Callable[[str], Any]] = {
+    "blip2": blip2,
+    "blip2-pretrain": blip2_pretrain,
+    "llava": llava,
+    "paligemma": paligemma,
+}
 
 # Sums over the published safetensors files.
 COUNTS = {
+    ("blip2", "opt-2.7b"): 3_744_761_856,
     ("llava", "1.5-7b"): 7_063_427_072,
     ("llava", "next-vicuna-7b"): 7_063_431_168,
     ("llava", "next-mistral-7b"): 7_566_747_648,
+    ("paligemma", "3b-224"): 2_923_466_480,
 }

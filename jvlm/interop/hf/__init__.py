@@ -1,12 +1,29 @@
 """The transformers formats, by `model_type`; where one type has several classes, the others have names of their own."""
 
-from jvlm.interop.hf import align, bert, bert_decoder, clip, decoders, gpt2, llava, opt, siglip, t5, vit
+from jvlm.interop.hf import (
+    align,
+    bert,
+    bert_decoder,
+    blip2,
+    clip,
+    decoders,
+    gpt2,
+    idefics,
+    llava,
+    opt,
+    paligemma,
+    siglip,
+    t5,
+    vit,
+)
 from jvlm.interop.table import Config, Table
 
 TABLES: dict[str, Table] = {
     "align": align.TABLE,
     "bert": bert.TABLE,
     "bert-decoder": bert_decoder.TABLE,
+    "blip-2": blip2.TABLE,
+    "blip-2-retrieval": blip2.RETRIEVAL,
     "clip": clip.TABLE,
     "siglip": siglip.TABLE,
     "siglip2": siglip.TABLE2,
@@ -14,10 +31,13 @@ TABLES: dict[str, Table] = {
     **decoders.TABLES,
     "opt": opt.TABLE,
     "gpt2": gpt2.TABLE,
-    "t5": t5.TABLE,
-    "t5-encoder": t5.ENCODER,
+    "idefics": idefics.TABLE,
+    "instructblip": blip2.INSTRUCT,
     "llava": llava.TABLE,
     "llava_next": llava.NEXT,
+    "paligemma": paligemma.TABLE,
+    "t5": t5.TABLE,
+    "t5-encoder": t5.ENCODER,
 }
 
 
@@ -28,4 +48,6 @@ def kind_of(config: Config) -> str:
         return "bert-decoder"
     if kind == "t5" and config.get("architectures") == ["T5EncoderModel"]:
         return "t5-encoder"
+    if kind == "blip-2" and config.get("architectures") == ["Blip2ForImageTextRetrieval"]:
+        return "blip-2-retrieval"
     return kind

@@ -1,0 +1,81 @@
+"""Learning to answer: the next token of a language model, with or without pictures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jvlm.core.types import Batch, Grads, Loss, Params, Predict, Variables
+from jvlm.losses.language import language_loss, next_token
+from jvlm.tasks.base import accumulate
+
+INPUTS = (
+    "tokens", "image", "image_mask", "places", "positions", "segments", "mask", "prefix", "question", "question_mask"
+)  # fmt: skip
+"""What of a batch a model is given, where it is there."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """Next-token loss on the tokens that `answer` [B, T] marks, over packed rows.
+
+    Batches hold `tokens` [B, T], and may hold `answer`, `segments`, `positions` and `places` [B, T], `image`
+    [B, M, H, W, 3] with `image_mask` [B, M], and `weight` [B]; without `answer` every word is learnt. Rows are
+    `length` tokens (None: what the model can take) with `pictures` tiles. `chunk` positions of a row meet the head at a
+    time.
+    """
+
+    model: Any
+    length: int | None = None
+    pictures: int = 1
+    chunk: int = 256
+    smoothing: float = 0.0
+
+    def shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of a packed batch, from what the model takes."""
+        rows, length = batch["tokens"].shape
+        shape = (rows, self.length or length)
+        out = {key: jax.ShapeDtypeStruct(shape, np.int32) for key in ("tokens", "positions", "segments")}
+        out["answer"] = jax.ShapeDtypeStruct(shape, np.bool_)
+        if "image" in batch:
+            out["places"] = out["tokens"]
+            out["image"] = jax.ShapeDtypeStruct((rows, self.pictures, *batch["image"].shape[2:]), np.float32)
+            out["image_mask"] = jax.ShapeDtypeStruct((rows, self.pictures), np.bool_)
+        return {**batch, **out}
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        variables = dict(self.model.init(rng, **inputs(batch)))
+        return Variables(variables.pop("params"), variables)
+
+    def loss(self, params: Params, state: Params, batch: Batch, rng: jax.Array) -> Loss:
+        variables = {"params": params, **state}
+        out, new = self.model.apply(
+            variables, **inputs(batch), at=0, train=True, rngs={"dropout": rng}, mutable=list(state)
+        )
+        answer = batch.get("answer")
+        if answer is None and hasattr(self.model, "image_token"):
+            answer = batch["tokens"] != self.model.image_token
+        targets, weights = next_token(batch["tokens"], answer, batch.get("segments"), batch.get("weight"))
+
+        def logits_of(x: jax.Array) -> Any:
+            return self.model.apply(variables, x, method="logits")
+
+        total, weight, hits = language_loss(logits_of, out.tokens, targets, weights, self.chunk, self.smoothing)
+        accuracy = hits / jnp.maximum(weight, 1e-9)
+        return Loss(total, weight, dict(new), {"answer_tokens": weight, "answer_accuracy": accuracy})
+
+    def grads(self, params: Params, frozen: Params, state: Params, batches: Batch, rng: jax.Array) -> Grads:
+        return accumulate(self.loss, params, frozen, state, batches, rng)
+
+    def predict_fns(self) -> dict[str, Predict]:
+        def logits(variables: Params, **given: jax.Array) -> Any:
+            return self.model.apply(variables, **given).logits
+
+        return {"logits": logits}
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """What of `batch` a model is called with."""
+    return {key: batch[key] for key in INPUTS if key in batch}
