@@ -14,6 +14,7 @@ from jvlm.models import MODELS
 from jvlm.tasks import TASKS
 from jvlm.train.optim import OPTIMIZERS
 from jvlm.train.pretrained import FORMATS
+from jvlm.transforms.methods import ADAPTERS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- families -->\n", "<!-- /families -->"
@@ -29,6 +30,7 @@ def families() -> str:
     names = {
         "Training objectives": TASKS,
         "Optimizers": OPTIMIZERS,
+        "Adapters": ADAPTERS,
         "Data sources": DATASETS,
         "Evaluators": EVALUATORS,
         "Formats that `jvlm export` writes": FORMATS,

@@ -37,6 +37,8 @@ KEYS = {
 
 # Parameters of the published model, or of the published tower that the run starts from.
 PUBLISHED: dict[str, tuple[str, int]] = {
+    # BLIP-2's texts have 32 tokens, so 480 of BERT's 512 positions fall away.
+    "blip2_vitg_laion_pretrain.py": ("", 1_172_654_910 - 480 * 768),
     # ALIGN trains on 64 tokens, so 448 of BERT's 512 positions fall away.
     "align_b7_laion_pretrain.py": ("", 172_117_841 - 448 * 768),
     # ViT classifiers without their head of 1,000 classes

@@ -10,7 +10,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a workdir, a checkpoint step, or a model directory")
     parser.add_argument("target", metavar="DIR", help="the directory to write; must not exist")
-    parser.add_argument("--format", default="hf", help="hf or open_clip (default: hf)")
+    parser.add_argument("--format", default="hf", help="hf, open_clip or, for an adapter, peft (default: hf)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as stored")
     parser.add_argument("--captions", metavar="FILE", help="count the lines that the two formats tokenize differently")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -27,11 +27,13 @@ def run(args: argparse.Namespace) -> int:
     from jvlm.core.build import lookup
     from jvlm.train.pretrained import FORMATS as WRITERS
     from jvlm.train.pretrained import differing_captions
+    from jvlm.transforms.quantize import dequantize_tree
 
     lookup(WRITERS, args.format, "format")
     source = jvlm.load(args.source)
     if args.dtype:
-        source = replace(source, params=jax.tree.map(lambda x: x.astype(args.dtype), source.params))
+        dense = dequantize_tree(source.params)
+        source = replace(source, params=jax.tree.map(lambda x: x.astype(args.dtype), dense))
     jvlm.save(source, args.target, format=args.format)
     report: dict[str, object] = dict(directory=args.target, format=args.format)
     if args.captions:

@@ -16,6 +16,8 @@ VERBS = {
     "evaluate": "score a model directory or a workdir",
     "import": "a published directory into a jvlm directory",
     "export": "a workdir or directory into a format that other libraries open",
+    "adapt": "merge adapters into a model, take them out, or count what a run trains",
+    "quantize": "write a directory with weights in few bits, and a receipt of what that costs",
     "verify": "check that a directory is complete, finite and self-consistent",
     "embed": "embeddings of pictures and texts",
     "classify": "zero-shot classes of pictures",

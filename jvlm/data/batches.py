@@ -118,7 +118,7 @@ class BatchMaker:
         processor = self.processor
         if processor.text and processor.tokenizer:
             row[:] = processor.text.pad_id
-            fill(row, processor.tokenizer.encode(caption), processor.text, processor.tokenizer.suffix)
+            fill(row, processor.encode(caption), processor.text, processor.tokenizer.suffix)
 
     def _clear(self, batch: dict[str, np.ndarray], row: int) -> None:
         """Takes back what a bad sample wrote before it failed."""

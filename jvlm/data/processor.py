@@ -23,13 +23,16 @@ class TextSpec:
     """How texts fill `length` tokens: padded with `pad_id` on `padding_side`, cut so that the end tokens
     stay.
 
-    `clip`: text longer than `length` is cut; otherwise it is an error.
+    `clip`: text longer than `length` is cut; otherwise it is an error. `context` learned vectors (CoOp) stand after the
+    start token, as the ids -1, -2, ...; with `classes` each of these texts has vectors of its own.
     """
 
     length: int
     pad_id: int
     padding_side: Literal["right", "left"] = "right"
     clip: bool = True
+    context: int = 0
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +61,22 @@ class Processor:
             raise UserError("this model takes no text: its directory has no tokenizer")
         out = np.full((len(texts), self.text.length), self.text.pad_id, np.int32)
         for row, text in zip(out, texts):
-            fill(row, self.tokenizer.encode(text), self.text, self.tokenizer.suffix)
+            fill(row, self.encode(text), self.text, self.tokenizer.suffix)
         return out
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text with its special tokens and learned context, neither cut nor padded."""
+        if self.text is None or self.tokenizer is None:
+            raise UserError("this model takes no text: its directory has no tokenizer")
+        ids = list(self.tokenizer.encode(text))
+        size, classes = self.text.context, self.text.classes
+        if not size:
+            return ids
+        if classes and text and text not in classes:
+            raise UserError(f"the model learned a context for each of its classes only; {nearest(text, classes)}")
+        first = 1 + size * (classes.index(text) if text in classes else 0)
+        at = len(self.tokenizer.prefix)
+        return [*ids[:at], *(-first - k for k in range(size)), *ids[at:]]
 
     def fingerprint(self) -> str:
         """sha256 over every field and the tokenizer's files: equal means the same arrays for the same

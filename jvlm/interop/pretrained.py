@@ -14,7 +14,8 @@ class Pretrained:
 
     `config` rebuilds the model: `{"family": ..., **fields}`. `processor` is its preprocessing. `published` is the
     source directory's configuration, kept so that an export carries over what jvlm does not interpret; `generation`
-    is its generation_config.json.
+    is its generation_config.json. `trained` are paths of parameters that an adapter trained as they are (biases, a
+    head).
     """
 
     model: Any
@@ -24,3 +25,4 @@ class Pretrained:
     processor: Processor
     published: dict[str, Any]
     generation: Mapping[str, Any] = field(default_factory=dict)
+    trained: tuple[str, ...] = ()

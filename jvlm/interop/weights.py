@@ -12,11 +12,12 @@ import numpy as np
 from jvlm import models
 from jvlm.core import mapping
 from jvlm.core.errors import UserError
-from jvlm.core.leaves import Leaf
 from jvlm.core.sharding import Rules, shard_params
+from jvlm.core.tree import flatten
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.table import Table, variables_flat, variables_nested
 from jvlm.nn.axes import split
+from jvlm.transforms.adapters import merge
 
 Placement = tuple[jax.sharding.Mesh, Rules]
 
@@ -89,8 +90,9 @@ def limits(model: Any) -> tuple[int | None, tuple[int, int] | None]:
 
 
 def materialized(pretrained: Pretrained) -> dict[str, Any]:
+    merged = flatten(merge(pretrained.params))
     flat = variables_flat({"params": pretrained.params, **pretrained.state})
-    return {path: leaf.materialize() if isinstance(leaf, Leaf) else leaf for path, leaf in flat.items()}
+    return merged | {path: leaf for path, leaf in flat.items() if path not in merged}
 
 
 def read_json(path: Path) -> dict[str, Any]:

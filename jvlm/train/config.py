@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from jvlm.core.errors import ConfigError, nearest
 
+ANYWHERE = ("adapter", "quantize")
+"""Keys that every configuration takes, None where its file does not say."""
 REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init")
 
 
@@ -39,6 +41,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     missing = [key for key in REQUIRED if key not in config]
     if missing:
         raise ConfigError(f"{path} lacks the key {missing[0]!r}")
+    for key in ANYWHERE:
+        if key not in config:
+            config[key] = None
     config.lock()
     for override in overrides:
         apply_override(config, override)
@@ -97,7 +102,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
 
 
 # What decides the samples of each step and the meaning of the parameters: a resumed run cannot change it.
-LASTING = ("seed", "batch_size", "model", "task", "data", "frozen")
+LASTING = ("seed", "batch_size", "model", "task", "data", "frozen", "adapter", "quantize")
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Any) -> None:

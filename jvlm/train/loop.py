@@ -11,12 +11,13 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from jvlm.checkpoint.initialize import initialize_from
 from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.files import absolute, write_json
 from jvlm.interop.pretrained import Pretrained
+from jvlm.train.adapt import attach_to, based, describe, plain_target
+from jvlm.train.adapter_base import start_from, trained_plain
 from jvlm.train.config import check_resumable
 from jvlm.train.data import make_data
 from jvlm.train.evaluate import Evaluations, variables
@@ -27,7 +28,7 @@ from jvlm.train.state import TrainState, initial_state, state_shardings
 from jvlm.train.status import Status, StopNotice
 from jvlm.train.step import make_step
 from jvlm.train.writer import Terminal, Writers
-from jvlm.transforms.freeze import combine, partition
+from jvlm.transforms.freeze import partition
 
 
 def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str, Any]:
@@ -47,10 +48,11 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             if checkpoints.steps() and (folder / "config.json").exists():
                 check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
             state, position, counters = start(run, checkpoints)
+            adapter = describe(run, folder)
             step = int(state.step)
             if jax.process_index() == 0:
                 write_json(folder / "config.json", run.config)
-                write_model(folder, run.model_config, run.processor)
+                write_model(folder, run.model_config, run.processor, adapter)
             status.write("running", step)
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
@@ -72,12 +74,12 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                     inspect(run, *waiting, writers, terminal)
                 waiting = (step, metrics)
                 if step % run.config["checkpoint_every"] == 0:
-                    save(checkpoints, state, data)
+                    save(run, checkpoints, state, data)
                 if evaluations.due(step):
                     evaluations.run(state, step, writers, terminal)
             if waiting:
                 inspect(run, *waiting, writers, terminal)
-            save(checkpoints, state, data)
+            save(run, checkpoints, state, data)
             checkpoints.close()
             data.close()
             if notice.reason:
@@ -100,14 +102,24 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
 def start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
     """The newest good state in the workdir or a fresh one, the position in the data, and its bad samples so far."""
     make, template = plan_state(run)
+    held = None
+    if checkpoints.steps() and based(run):
+        held = fresh(run, make, template).frozen
+        template = template.replace(frozen=None)
     if checkpoints.steps():
         restored = checkpoints.restore(template)
         for problem in restored.problems:
             print(f"jvlm train: passed over {problem}", flush=True)
-        return restored.tree, restored.meta["position"], restored.meta["counters"]
+        state = restored.tree if held is None else restored.tree.replace(frozen=held)
+        return state, restored.meta["position"], restored.meta["counters"]
+    return fresh(run, make, template), 0, {}
+
+
+def fresh(run: Run, make: Callable[[jax.Array], TrainState], template: TrainState) -> TrainState:
+    """The first state of a run, its parameters those of the directory that it starts from."""
     shardings = jax.tree.map(lambda x: x.sharding, template)
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(run.config["seed"]))
-    return adopt(run, state), 0, {}
+    return adopt(run, state)
 
 
 def plan_state(run: Run) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
@@ -118,6 +130,8 @@ def plan_state(run: Run) -> tuple[Callable[[jax.Array], TrainState], TrainState]
         run.optimizer,
         run.batch,
         frozen=run.frozen,
+        quantization=run.quantization,
+        adapter=run.adapter,
         average=run.config.get("average") is not None,
         window=(run.config.get("guard") or {}).get("window", 128),
     )
@@ -134,10 +148,11 @@ def adopt(run: Run, state: TrainState) -> TrainState:
     subtree = run.config["init"].rpartition("=")[0]
     for name in reversed(subtree.split("/") if subtree else []):
         source = {name: source}
-    whole = initialize_from(combine(state.params, state.frozen), source)
+    whole = start_from(plain_target(run, state), source)
     if jax.process_index() == 0:
         print(f"jvlm train: from {run.config['init']}: {whole}", flush=True)
-    params, frozen = partition(whole.params, run.frozen)
+    params = attach_to(run, whole)
+    params, frozen = partition(params, run.frozen)
     average = jax.tree.map(lambda x: x.copy(), params) if state.average is not None else None
     carried = run.source.state if run.source.state and not subtree else state.state
     return state.replace(params=params, frozen=frozen, average=average, state=carried)
@@ -156,8 +171,9 @@ def compile_step(run: Run, state: TrainState) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def save(checkpoints: Checkpoints, state: TrainState, data: Any) -> None:
-    """Writes the state and the position in the data that belongs to it."""
+def save(run: Run, checkpoints: Checkpoints, state: TrainState, data: Any) -> None:
+    """Writes the state and the position in the data that belongs to it; what an adapter's base holds is left out."""
+    state = state.replace(frozen=None) if based(run) else state
     checkpoints.save(int(state.step), state, {"position": data.position, "counters": dict(data.counters)})
 
 
@@ -168,7 +184,8 @@ def export(run: Run, state: TrainState, folder: epath.Path) -> None:
     whole = variables(state)
     params = whole.pop("params")
     shutil.rmtree(folder / "export", ignore_errors=True)
-    trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {})
+    own = trained_plain(params, run.config["adapter"]) if run.adapter is not None else ()
+    trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {}, own)
     save_pretrained(trained, str(folder / "export"), format=run.config["export"])
 
 

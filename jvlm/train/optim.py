@@ -10,7 +10,7 @@ from optax import contrib
 from jvlm.core import build
 from jvlm.core.errors import ConfigError
 from jvlm.core.leaves import Leaf
-from jvlm.core.tree import label, map_arrays, map_paths
+from jvlm.core.tree import flatten, map_arrays, map_paths, matcher, select
 from jvlm.core.types import Params
 
 Pairs = Sequence[Sequence[Any]]
@@ -133,10 +133,23 @@ def schedule_from(lr: float | None, fields: Mapping[str, Any], steps: int) -> op
 
 
 def _multipliers(params: Params, pairs: Pairs) -> Params:
-    paths: list[str] = []
-    map_arrays(lambda path, array: paths.append(path), params)
-    factors = label(paths, [(str(pattern), float(factor)) for pattern, factor in pairs], 1.0)
-    return map_arrays(lambda path, array: factors[path], params)
+    """The factor of the first pattern that matches an array's path or, in a weight leaf, the leaf's.
+
+    A pattern may name what is frozen, so that a configuration holds for an adapter of its model, too.
+    """
+    rules = [(matcher(str(pattern)), float(factor)) for pattern, factor in pairs]
+    known = list(flatten(params))
+    map_arrays(lambda path, array: known.append(path), params)
+    for pattern, _ in pairs:
+        select(known, [str(pattern)])
+
+    def factor(path: str, _: Any) -> float:
+        # An array of a leaf lies one or more names below the leaf's own path.
+        parts = path.split("/")
+        names = ["/".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+        return next((factor for match, factor in rules if any(map(match, names))), 1.0)
+
+    return map_arrays(factor, params)
 
 
 def _scale_by(factors: Params) -> optax.GradientTransformation:

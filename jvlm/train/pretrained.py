@@ -16,10 +16,15 @@ from jvlm.core.build import lookup
 from jvlm.core.errors import UserError
 from jvlm.core.files import absolute, write_json
 from jvlm.core.tree import flatten, unflatten
+from jvlm.core.types import Params
 from jvlm.data.processor import Processor
+from jvlm.interop import native, peft_write
 from jvlm.interop.directory import WRITERS, load_directory
 from jvlm.interop.pretrained import Pretrained
-from jvlm.interop.weights import Placement, write_whole
+from jvlm.interop.weights import Placement, abstract_variables, write_whole
+from jvlm.train.adapter_base import assemble, check_base, trained_plain
+from jvlm.transforms.adapters import adapter_names, merge
+from jvlm.transforms.qtensor import QTensor
 
 MODEL_FILE, PROCESSOR = "model.json", "processor"
 
@@ -28,7 +33,8 @@ def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | N
     """The model in `path`: a transformers or open_clip directory, a workdir, or one checkpoint step of a workdir.
 
     `dtype` None keeps what is stored. `placement` (mesh, sharding rules) shards published weights as they are read.
-    A workdir gives its averaged parameters when it keeps an average. UserError names what is missing or does not fit.
+    A workdir gives its averaged parameters when it keeps an average, those of an adapter run over its base. UserError
+    names what is missing or does not fit.
     """
     path = Path(path)
     if not path.exists():
@@ -46,12 +52,18 @@ def save(pretrained: Pretrained, path: str | Path, *, format: str = "hf") -> Non
 
 
 def save_workdir(pretrained: Pretrained, path: Path) -> None:
-    """Writes a workdir at step 0 that `load`, every verb and `config.init` accept."""
+    """Writes a workdir at step 0 that `load`, every verb and `config.init` accept; a quantized model without steps."""
+    quantized = any(isinstance(leaf, QTensor) for leaf in flatten(pretrained.params).values())
+    if quantized and not adapter_names(pretrained.params):
+        native.save(pretrained, path)  # a workdir's arrays would not say how their codes are read
+        return
 
     def fill(part: Path) -> None:
         write_model(part, pretrained.config, pretrained.processor)
         checkpoints = Checkpoints(part / "checkpoints", asynchronous=False)
-        tree = {"params": jax.tree.map(jnp.asarray, pretrained.params)}
+        adapted = bool(adapter_names(pretrained.params))  # a workdir without its run would not know its adapter
+        merged = merge(pretrained.params) if adapted else pretrained.params
+        tree = {"params": jax.tree.map(jnp.asarray, merged)}
         if pretrained.state:
             tree["state"] = jax.tree.map(jnp.asarray, pretrained.state)
         checkpoints.save(0, tree, {"position": 0, "counters": {}})
@@ -61,7 +73,7 @@ def save_workdir(pretrained: Pretrained, path: Path) -> None:
     write_whole(path, fill)
 
 
-FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {**WRITERS, "jvlm": save_workdir}
+FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {**WRITERS, "peft": peft_write.save, "jvlm": save_workdir}
 
 
 def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) -> list[str]:
@@ -72,14 +84,17 @@ def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) ->
     return [caption for caption in captions if one.encode(caption) != other.encode(caption)]
 
 
-def write_model(workdir: Any, config: dict[str, Any], processor: Processor) -> None:
-    """Puts the model's fields and its preprocessing into a workdir, where `load` finds them."""
+def write_model(
+    workdir: Any, config: dict[str, Any], processor: Processor, adapter: dict[str, Any] | None = None
+) -> None:
+    """Puts the model's fields, its preprocessing and what its adapter stands on into a workdir, for `load`."""
     folder = absolute(workdir) / PROCESSOR
     folder.mkdir(parents=True, exist_ok=True)
     if processor.tokenizer is not None:
         for name, data in processor.tokenizer.to_files().items():
             (folder / name).write_bytes(data)
-    write_json(absolute(workdir) / MODEL_FILE, dict(model=config, processor=processor.to_dict()))
+    described = dict(model=config, processor=processor.to_dict())
+    write_json(absolute(workdir) / MODEL_FILE, described | (dict(adapter=adapter) if adapter else {}))
 
 
 def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
@@ -88,8 +103,21 @@ def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
     files = {file.name: file.read_bytes() for file in folder.iterdir()} if folder.is_dir() else {}
     tree = read_parts(checkpoints, ("params", "frozen", "state", "average")).tree
     trained = tree.get("average") or tree.get("params", {})
-    params = unflatten({**flatten(trained), **flatten(tree.get("frozen", {}))})
+    stored = {**flatten(trained), **flatten(tree.get("frozen", {}))}
     config = described["model"]
     model = models.create(config)
+    params = _adapted(model, described["adapter"], stored, workdir) if "adapter" in described else unflatten(stored)
     processor = Processor.from_dict(described["processor"], files)
-    return Pretrained(model, params, tree.get("state", {}), config, processor, {})
+    trained = trained_plain(params, described["adapter"]["method"]) if "adapter" in described else ()
+    return Pretrained(model, params, tree.get("state", {}), config, processor, {}, trained)
+
+
+def _adapted(model: Any, adapter: dict[str, Any], stored: dict[str, Any], workdir: Path) -> Params:
+    source = None
+    if adapter["base"] is not None:
+        if not Path(adapter["base"]).exists():
+            raise UserError(f"{workdir} is an adapter over {adapter['base']}, which is not there; put it back")
+        source = load(adapter["base"]).params
+        check_base(adapter, source, workdir)
+    shapes = abstract_variables(model)[0]["params"]
+    return assemble(shapes, adapter, stored, source)

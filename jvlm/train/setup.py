@@ -15,18 +15,21 @@ from jvlm import models
 from jvlm.core import build
 from jvlm.core.errors import ConfigError
 from jvlm.core.sharding import PRESETS, Rules, batch_shards, make_mesh
+from jvlm.core.tree import flatten, select
 from jvlm.core.types import Params
 from jvlm.data.image_spec import ImageSpec
 from jvlm.data.processor import Processor, TextSpec
 from jvlm.data.tokenizers import FILES, Tokenizer, clip_tokenizer, tokenizer_from_files
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import example_inputs
-from jvlm.tasks import TASKS, Task
+from jvlm.tasks import TASKS, Shaped, Task
 from jvlm.train.config import to_plain, tuples
 from jvlm.train.optim import make_optimizer
 from jvlm.train.pretrained import FORMATS, load
 from jvlm.train.state import abstract_variables
+from jvlm.transforms.adapters import build_leaves, frozen_paths
 from jvlm.transforms.freeze import partition
+from jvlm.transforms.methods import ContextMethod, Method, make_method
 
 # Fields of a model that say how it computes, not what: a configuration sets them also when it starts from weights.
 _RUNTIME = ("dtype", "scan", "remat")
@@ -49,6 +52,8 @@ class Run:
     params: Params
     names: Params
     frozen: tuple[str, ...]
+    quantization: dict[str, Any] | None
+    adapter: Method | None
     source: Pretrained | None
 
 
@@ -92,8 +97,25 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
     batch["weight"] = jax.ShapeDtypeStruct((plain["batch_size"],), np.float32)
     if plain["task"].get("use_labels"):
         batch["label"] = jax.ShapeDtypeStruct((plain["batch_size"],), np.int32)
+    if isinstance(task, Shaped):
+        batch = task.shapes(batch)
     params, _, names = abstract_variables(task, batch)
     frozen = tuple(plain.get("frozen") or ())
+    adapter = make_method(plain["adapter"]) if plain.get("adapter") else None
+    quantization = plain.get("quantize") or None
+    if quantization is not None and adapter is None:
+        raise ConfigError("quantized kernels are not trained: config.quantize needs a config.adapter beside it")
+    if adapter is not None and not adapter.MERGES and plain.get("export"):
+        kind = plain["adapter"]["kind"]
+        raise ConfigError(f"an adapter of kind {kind!r} cannot be merged into an export; set --config.export=''")
+    if isinstance(adapter, ContextMethod) and not abstract:
+        processor = with_context(processor, adapter)
+    if adapter is not None:
+        held = select(flatten(params), frozen)
+        params = jax.eval_shape(
+            lambda params, key: build_leaves(params, quantization, adapter, key), params, jax.random.key(0)
+        )
+        frozen = tuple(dict.fromkeys([*frozen_paths(params, adapter), *held]))
     optimizer, schedule = make_optimizer(plain["optimizer"], partition(params, frozen)[0], plain["steps"])
     return Run(
         config=plain,
@@ -109,8 +131,21 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         params=params,
         names=names,
         frozen=frozen,
+        quantization=quantization,
+        adapter=adapter,
         source=source,
     )
+
+
+def with_context(processor: Processor, method: ContextMethod) -> Processor:
+    """The preprocessing that puts the learned context before a text."""
+    if processor.text is None or processor.tokenizer is None:
+        raise ConfigError("adapter 'coop' learns a context for texts, and this model takes none")
+    room = processor.text.length - len(processor.tokenizer.prefix) - len(processor.tokenizer.suffix)
+    if method.context >= room:
+        raise ConfigError(f"adapter.context = {method.context} leaves no room for words; give less than {room}")
+    text = replace(processor.text, context=method.context, classes=tuple(method.classes))
+    return replace(processor, text=text)
 
 
 def _source(init: str, abstract: bool) -> tuple[str, Pretrained | None]:

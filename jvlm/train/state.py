@@ -13,7 +13,9 @@ from jvlm.core.types import Batch, Leaf, Params
 from jvlm.nn.axes import split
 from jvlm.tasks import Task
 from jvlm.train.guard import Guard
+from jvlm.transforms.adapters import build_leaves
 from jvlm.transforms.freeze import partition
+from jvlm.transforms.methods import Method
 
 
 class TrainState(struct.PyTreeNode):
@@ -45,13 +47,19 @@ def initial_state(
     rng: jax.Array,
     *,
     frozen: tuple[str, ...] = (),
+    quantization: dict[str, Any] | None = None,
+    adapter: Method | None = None,
     average: bool = False,
     window: int = 128,
 ) -> TrainState:
-    """A fresh state for `batch` (shapes suffice). Trace it under jit with `state_shardings`."""
+    """A fresh state for `batch` (shapes suffice), its kernels quantized and `adapter` attached.
+
+    Trace it under jit with `state_shardings`.
+    """
     example = {key: jnp.zeros(value.shape, value.dtype) for key, value in batch.items()}
     variables = task.init(rng, example)
-    params, held = partition(split(variables.params)[0], frozen)
+    whole = build_leaves(split(variables.params)[0], quantization, adapter, jax.random.fold_in(rng, 1))
+    params, held = partition(whole, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

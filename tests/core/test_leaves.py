@@ -109,7 +109,8 @@ def test_only_what_a_leaf_calls_trained_is_trained(params: dict[str, Any]) -> No
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "lion", "adafactor"])
 def test_every_optimizer_moves_the_trained_arrays_of_a_leaf(params: dict[str, Any], name: str) -> None:
     trained, _ = partition(params, ["head/*"])
-    rates = [["*/gain", 0.5]]
+    # The first names the array, the second its leaf, the third what is frozen.
+    rates = [["*/gain", 0.5], ["*/up/kernel", 0.1], ["head/*", 7.0]]
     config: dict[str, Any] = dict(name=name, lr=0.1, weight_decay=0.1, lr_mult=rates, schedule=dict(name="constant"))
     optimizer, _ = make_optimizer(config, trained, 10)
     grads = jax.tree.map(jnp.ones_like, trained)

@@ -1,0 +1,178 @@
+"""PEFT directories inwards: `adapter_config.json` and `adapter_model.safetensors`, keyed by a family's own table."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jvlm.core import mapping
+from jvlm.core.errors import UserError, nearest
+from jvlm.core.tree import unflatten
+from jvlm.interop import peft_config, safetensors
+from jvlm.interop.hf import TABLES
+from jvlm.interop.peft_sites import Site, sites
+from jvlm.interop.pretrained import Pretrained
+from jvlm.interop.table import Table, variables_flat
+from jvlm.interop.weights import read_json
+from jvlm.transforms.adapter_leaf import kernel_of
+from jvlm.transforms.adapters import adapter_names, innermost, put_on
+from jvlm.transforms.ia3 import Ia3
+from jvlm.transforms.lora import Lora, column_norm
+from jvlm.transforms.methods import lora_scale
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+_KEY = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_[AB]|lora_magnitude_vector|ia3_l)")
+Parts = dict[str, dict[str, np.ndarray]]
+Layers = Mapping[int | None, tuple[Site, dict[str, np.ndarray]]]
+"""What a directory holds for one kernel: by layer, None outside of stacks."""
+
+
+def table_of(pretrained: Pretrained) -> Table:
+    """The transformers table of a model: of the source's own type, or the first one of its family."""
+    family = pretrained.config["family"]
+    own = pretrained.published.get("model_type")
+    kinds = [name for name, table in TABLES.items() if table.family == family]
+    if not kinds:
+        raise UserError(f"family {family!r} has no transformers format, so it has no PEFT format either")
+    return TABLES[own if own in kinds else kinds[0]]
+
+
+def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
+    """`base` with the adapter of the PEFT directory `path` on it, called `name`.
+
+    UserError names a setting that jvlm does not implement and a tensor that has no place in the model.
+    """
+    config = read_json(path / CONFIG)
+    peft_config.check(config, path / CONFIG)
+    table = table_of(base)
+    if name in adapter_names(base.params):
+        raise UserError(f"the model already has an adapter called {name!r}; give this one another name")
+    flat = variables_flat({"params": base.params, **base.state})
+    rules = list(table.rules(base.model))
+    at, refused = sites(rules, flat)
+    parts, plain = _read(path, table)
+    leaves: dict[str, Any] = {}
+    grouped: dict[str, dict[int | None, tuple[Site, dict[str, np.ndarray]]]] = {}
+    for module, arrays in parts.items():
+        if module not in at:
+            reason = refused.get(module) or nearest(module, at)
+            raise UserError(f"{path / WEIGHTS}: {module} cannot take an adapter: {reason}")
+        site = at[module]
+        grouped.setdefault(site.path, {})[site.layer] = (site, arrays)
+    for ours, layers in grouped.items():
+        build = _lora if config["peft_type"] == "LORA" else _ia3
+        leaves[ours] = build(flat[ours], layers, config).replace(name=name)
+    replaced = _replaced(plain, rules, flat, path)
+    params = put_on(base.params, unflatten(leaves | replaced))
+    return replace(base, params=params, trained=(*base.trained, *replaced))
+
+
+def _read(path: Path, table: Table) -> tuple[Parts, dict[str, np.ndarray]]:
+    """(adapter arrays by module, other tensors by published name)."""
+    reader = safetensors.SafetensorsReader(
+        path, WEIGHTS, renames=((rf"^{re.escape(PREFIX)}", ""), *table.renames, (r"\.base_layer\.", "."))
+    )
+    parts: Parts = {}
+    plain: dict[str, np.ndarray] = {}
+    for key in reader.names():
+        if match := _KEY.fullmatch(key):
+            parts.setdefault(match[1], {})[match[2]] = reader.read(key)
+        else:
+            plain[key] = reader.read(key)
+    return parts, plain
+
+
+def _lora(
+    base: Any, layers: Mapping[int | None, tuple[Site, dict[str, np.ndarray]]], config: Mapping[str, Any]
+) -> Lora:
+    shape = tuple(base.shape)
+    depth = 1 if None in layers else shape[0]
+    dora, rslora = bool(config.get("use_dora")), bool(config.get("use_rslora"))
+    factors: list[tuple[np.ndarray, np.ndarray] | None] = [None] * depth
+    ranks, alphas = [0] * depth, [0.0] * depth
+    magnitudes: list[np.ndarray | None] = [None] * depth
+    for layer, (site, arrays) in layers.items():
+        k = layer or 0
+        wanted = set(site.factors()) | ({"lora_magnitude_vector"} if dora else set())
+        if set(arrays) != wanted:
+            odd = sorted(wanted ^ set(arrays))[0]
+            raise UserError(f"{site.module}: {odd} is {'missing' if odd in wanted else 'more than the settings say'}")
+        a, b = (arrays[key].astype(np.float32) for key in site.factors())
+        factors[k] = pair = site.load_factors(a, b)
+        ranks[k] = pair[1].shape[0]
+        said = peft_config.pattern_value(config.get("rank_pattern") or {}, site.module, config["r"])
+        if ranks[k] != said:
+            raise UserError(f"{site.module}: the rank is {ranks[k]}, but {CONFIG} says {said}")
+        alphas[k] = peft_config.pattern_value(config.get("alpha_pattern") or {}, site.module, config["lora_alpha"])
+        magnitudes[k] = arrays["lora_magnitude_vector"].reshape(-1).astype(np.float32) if dora else None
+    rank = max(ranks)
+    kernel = shape if None in layers else shape[1:]
+    a = np.zeros((depth, *kernel[:-1], rank), np.float32)
+    b = np.zeros((depth, rank, kernel[-1]), np.float32)
+    for k, pair in enumerate(factors):
+        if pair is not None:
+            a[k, ..., : ranks[k]], b[k, : ranks[k]] = pair
+    scale = np.asarray([lora_scale(r, alpha, rslora) for r, alpha in zip(ranks, alphas)], np.float32)
+    magnitude = None
+    if dora:
+        # A layer without an adapter keeps the lengths that it has.
+        own = np.asarray(column_norm(kernel_of(base).astype(jnp.float32), int(None not in layers))).reshape(depth, -1)
+        magnitude = np.stack([own[k] if m is None else m for k, m in enumerate(magnitudes)])
+    fields: dict[str, Any] = dict(ranks=tuple(ranks), alphas=tuple(map(float, alphas)), rslora=rslora)
+    fields["dropout"] = float(config.get("lora_dropout") or 0.0)
+    arrays = [None if x is None else jnp.asarray(x[0] if None in layers else x) for x in (a, b, scale, magnitude)]
+    a, b, scale, magnitude = arrays
+    return Lora(None, a, b, scale, magnitude, **fields)
+
+
+def _ia3(base: Any, layers: Layers, config: Mapping[str, Any]) -> Ia3:
+    shape = tuple(base.shape)
+    stacked = None not in layers
+    kernel = shape[1:] if stacked else shape
+    site, first = next(iter(layers.values()))
+    wide = first["ia3_l"].shape
+    inputs = (len(wide) == 2 and wide[0] == 1) or _feedforward(site.module, config)
+    if inputs and site.channels(kernel) not in (None, kernel[-2]):
+        raise UserError(f"{site.module}: gains of a patch embedding's channels are no gains of its inputs")
+    size = kernel[-2] if inputs else kernel[-1]
+    vector = np.ones((shape[0] if stacked else 1, size), np.float32)
+    for layer, (_, arrays) in layers.items():
+        vector[layer or 0] = arrays["ia3_l"].reshape(-1)
+    return Ia3(None, jnp.asarray(vector if stacked else vector[0]), inputs=inputs)
+
+
+def _feedforward(module: str, config: Mapping[str, Any]) -> bool:
+    given = config.get("feedforward_modules") or []
+    if isinstance(given, str):
+        return re.fullmatch(given, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in given)
+
+
+def _replaced(
+    plain: Mapping[str, np.ndarray], rules: list[mapping.Rule], flat: Mapping[str, Any], where: Path
+) -> dict[str, Any]:
+    """Parameters of ours that tensors outside the adapter (biases, saved modules) take the place of."""
+    left = dict(plain)
+    out: dict[str, Any] = {}
+    for r in rules:
+        names = mapping.published_names(r, flat) if r.paths else []
+        given = [name for name in names if name in left]
+        if not given:
+            continue
+        for position, path in enumerate(r.paths):
+            whole = np.array(innermost(flat[path]), np.float32)
+            for index, name in enumerate(names):
+                if name in left:
+                    value = r.fn.load(left[name])[position]
+                    whole[index if r.stacked else ...] = value
+            out[path] = jnp.asarray(whole)
+        for name in given:
+            del left[name]
+    if left:
+        raise UserError(f"{where / WEIGHTS}: {next(iter(left))} has no place in the model")
+    return out
