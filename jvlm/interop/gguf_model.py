@@ -147,7 +147,9 @@ class _Reader(mapping.Reader):
         self._where = {self._published(name): name for name in file.names()}
 
     def _published(self, name: str) -> str:
-        layer, stem, suffix = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*?)(\.weight|\.bias)?", name).groups()  # pyright: ignore[reportOptionalMemberAccess] - it matches any name
+        parts = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*?)(\.weight|\.bias)?", name)
+        assert parts is not None  # it matches any name
+        layer, stem, suffix = parts.groups()
         theirs = (_GEMMA2 if self.kind == "gemma2" else _NAMES).get(stem)
         if theirs is None:
             return name  # which the table then refuses

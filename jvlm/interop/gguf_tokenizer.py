@@ -63,8 +63,8 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
 
 def _byte_level(file: GgufFile, pieces: list[str], named: dict[str, str]) -> Tokenizer:
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    merges = [tuple(merge.split(" ")) for merge in file.need("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, fuse_unk=False))  # pyright: ignore[reportArgumentType] - pairs
+    merges: Any = [tuple(merge.split(" ")) for merge in file.need("tokenizer.ggml.merges")]
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, fuse_unk=False))
     split = lookup(_SPLITS, file.get("tokenizer.ggml.pre", "default"), f"{file.path}: the pre-tokenizer")
     if split is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -90,7 +90,7 @@ def _sentencepiece(file: GgufFile, pieces: list[str], named: dict[str, str]) -> 
         scores = file.need("tokenizer.ggml.scores")
     vocab = {piece: index for index, piece in enumerate(pieces)}
     merges: Any = _merges(vocab, dict(zip(pieces, scores, strict=True)))
-    unknown = dict(unk_token=named["unk_token"]) if gemma and "unk_token" in named else {}
+    unknown: dict[str, Any] = dict(unk_token=named["unk_token"]) if gemma and "unk_token" in named else {}
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, fuse_unk=True, byte_fallback=True, **unknown))
     last: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if gemma:
@@ -98,7 +98,7 @@ def _sentencepiece(file: GgufFile, pieces: list[str], named: dict[str, str]) -> 
         tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
     else:
         prepend = file.get("tokenizer.ggml.add_space_prefix", True)
-        scheme = "first" if prepend else "never"
+        scheme: Any = "first" if prepend else "never"
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme, split=False)
         last += [decoders.Strip(" ", left=1)] if prepend else []
     tokenizer.decoder = decoders.Sequence(last)

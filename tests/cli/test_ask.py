@@ -31,7 +31,8 @@ def exported(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reference(directory: Path, raw: bool, new: int, **options: Any) -> tuple[str, list[int]]:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+    auto: Any = transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(directory).eval()
     if raw:
         ids = tokenizer(QUESTION, return_tensors="pt").input_ids
     else:

@@ -24,8 +24,11 @@ TEXTS = [
 ]
 
 
+AUTO: Any = transformers.AutoModelForCausalLM
+
+
 def reference(path: Path) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    return AUTO.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
@@ -77,9 +80,7 @@ def test_the_tokenizer_is_transformers_before_and_after_export(vocabulary: Any, 
 def test_the_exported_directory_opens_with_the_same_logits(arch: str, tmp_path: Path) -> None:
     ours = jvlm.load(gguf_files.write(tmp_path / "model.gguf", arch, kind="Q4_1", tied=True))
     jvlm.save(ours, tmp_path / "exported")
-    again, info = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "exported", output_loading_info=True, attn_implementation="eager"
-    )
+    again, info = AUTO.from_pretrained(tmp_path / "exported", output_loading_info=True, attn_implementation="eager")
     assert not any(info.values()), info
     assert_same_logits(ours, again.eval())
     again = jvlm.load(tmp_path / "exported")
