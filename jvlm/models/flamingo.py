@@ -77,15 +77,16 @@ class Flamingo(nn.Module):
         x = self.embed(tokens)
         if self.is_initializing() and memory is not None:
             self.gates(x, memory, mask)
-        through = None
+        through: Any = None
         if mask is not None and not self.is_initializing():
             key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
 
-            def through(x: jax.Array, shared: Any, cache: Any, train: bool = False) -> Any:
+            def run(x: jax.Array, shared: Any, cache: Any, train: bool = False) -> Any:
                 return interleave(
                     self.gates, self.text_tower.blocks, self.every, x, shared, cache, train, memory, mask, key
                 )
 
+            through = run
         out = self.text_tower(
             embeddings=x, segments=segments, cache=cache, at=at, train=train, through=through, **inputs
         )

@@ -83,9 +83,26 @@ def paligemma(variant: str) -> Any:
     return transformers.PaliGemmaForConditionalGeneration(config)
 
 
+def flamingo(variant: str) -> Any:
+    """The transformers model of a published Idefics."""
+    assert variant == "idefics-9b"
+    readers = dict(resampler_n_latents=64, resampler_depth=6, resampler_n_heads=16, resampler_head_dim=96)
+    config = transformers.IdeficsConfig(
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008, vocab_size=32000,
+        additional_vocab_size=2, alpha_type="vector", cross_layer_interval=4, qk_layer_norms=True, use_resampler=True,
+        vision_config=dict(
+            embed_dim=1280, num_hidden_layers=32, num_attention_heads=16, intermediate_size=5120, patch_size=14,
+            image_size=224,
+        ),
+        perceiver_config=dict(readers, qk_layer_norms_perceiver=True),
+    )  # fmt: skip
+    return transformers.IdeficsForVisionText2Text(config)
+
+
 REFERENCES: dict[str, Callable[[str], Any]] = {
     "blip2": blip2,
     "blip2-pretrain": blip2_pretrain,
+    "flamingo": flamingo,
     "llava": llava,
     "paligemma": paligemma,
 }
