@@ -53,7 +53,9 @@ def run(verb: str, argv: Sequence[str]) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     module.add_arguments(parser)
+    # Wherever it stands, also behind the name of a verb's own part.
     debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
     try:
         args, rest = parser.parse_known_args(argv)
         if hasattr(module, "take_rest"):
@@ -75,9 +77,18 @@ def run(verb: str, argv: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"jvlm {verb}: {type(error).__name__}: {text[:300]} (--debug shows where)", file=sys.stderr)
+        print(f"jvlm {verb}: {_reason(error)} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _reason(error: Exception) -> str:
+    """An error that no part of jvlm foresaw, in one line."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, ImportError) and "gcsfs" in text:
+        return "gs:// paths need another package: pip install 'jvlm[gcs]'"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}; choose another place or mend this one"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def print_json(value: object) -> None:

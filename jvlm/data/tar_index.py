@@ -116,7 +116,7 @@ def write_index(shard: epath.Path, folder: epath.Path | None = None) -> list[Ent
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.parent / f".{target.name}.partial"
         partial.write_text(to_text(entries, shard.stat().length))
-        partial.rename(target)
+        partial.replace(target)
     except (PermissionError, OSError):
         return entries
     return None

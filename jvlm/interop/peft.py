@@ -63,12 +63,19 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
             reason = refused.get(module) or nearest(module, at)
             raise UserError(f"{path / WEIGHTS}: {module} cannot take an adapter: {reason}")
         site = at[module]
+        if site.path.endswith("token_embed/embedding") and getattr(base.model, "tied", False):
+            raise UserError(
+                f"{path / WEIGHTS}: {module} is also the model's head, which PEFT adapts apart; merge it there first"
+            )
         grouped.setdefault(site.path, {})[site.layer] = (site, arrays)
+    replaced = _replaced(plain, rules, flat, path)
+    # PEFT saves the layer under the adapter of an embedding or a head, too: that is the base, and not trained.
+    under = {ours: replaced.pop(ours) for ours in grouped if ours in replaced}
+    flat |= under
     for ours, layers in grouped.items():
         build = _lora if config["peft_type"] == "LORA" else _ia3
         leaves[ours] = build(flat[ours], layers, config).replace(name=name)
-    replaced = _replaced(plain, rules, flat, path)
-    params = put_on(base.params, unflatten(leaves | replaced))
+    params = put_on(put_on(base.params, unflatten(under)), unflatten(leaves | replaced))
     return replace(base, params=params, trained=(*base.trained, *replaced))
 
 

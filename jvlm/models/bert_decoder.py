@@ -1,6 +1,6 @@
 """BERT as a causal decoder: the same blocks read from left to right, with cross-attention where wanted, and a head."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class BertDecoder(nn.Module):
     With `cross` every block attends to a memory [B, M, `memory_width`] between its two halves. The head is BERT's:
     a product, an activation, a norm, then the embedding and a bias.
     """
+
+    tied: ClassVar[bool] = True
 
     vocab_size: int
     width: int

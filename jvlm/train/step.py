@@ -25,8 +25,9 @@ def make_step(
 ) -> StepFn:
     """The pure function `(state, batch, seed key) -> (state, metrics)`; jit it with the state donated.
 
-    A refused step (see `Guard.accepts`) leaves parameters, optimizer, model state and average as they were.
-    Metrics: `loss`, `grad_norm`, `accepted` (0 or 1), `skipped`, `skipped_in_row` and the task's own.
+    A refused step (see `Guard.accepts`) leaves parameters, optimizer, model state and average as they were. The
+    average's decay is at most (1 + step) / (10 + step). Metrics: `loss`, `grad_norm`, `accepted` (0 or 1), `skipped`,
+    `skipped_in_row` and the task's own.
     """
 
     def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
@@ -42,7 +43,9 @@ def make_step(
         params = keep(optax.apply_updates(state.params, updates), state.params)
         average = state.average
         if average is not None and average_decay is not None:
-            average = keep(optax.incremental_update(params, average, 1.0 - average_decay), average)
+            # A short run would otherwise average over its start: the decay rises from 0.1 to its value.
+            decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+            average = keep(optax.incremental_update(params, average, 1.0 - decay), average)
         guard = state.guard.record(out.loss, accepted)
         metrics = dict(
             out.metrics,

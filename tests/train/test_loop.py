@@ -59,6 +59,19 @@ def test_an_average_follows_the_parameters(tmp_path: Path) -> None:
     assert max(jax.tree.leaves(gaps)) > 0
 
 
+def test_the_average_of_a_short_run_is_not_its_start(tmp_path: Path) -> None:
+    gaps = {}
+    for steps in (1, 4):
+        workdir = tmp_path / str(steps)
+        train(toy_config("average=0.999", f"steps={steps}", "optimizer.schedule.warmup=0"), str(workdir), quiet=True)
+        gaps[steps] = read_parts(workdir / "checkpoints", ("params", "average")).tree
+    moved, lag = (
+        max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+        for x, y in ((gaps[4]["average"], gaps[1]["average"]), (gaps[4]["params"], gaps[4]["average"]))
+    )
+    assert lag < moved
+
+
 def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: Path) -> None:
     train(toy_config("steps=1"), str(tmp_path / "run"), quiet=True)
     with pytest.raises(ConfigError, match="holds a run with batch_size = 16"):
