@@ -211,7 +211,7 @@ TINY: dict[str, Any] = dict(
     text=dict(
         vocab_size=64, length=12, width=32, depth=4, num_heads=4, num_kv_heads=4, mlp_dim=48, rope=dict(theta=100.0)
     ),
-    resampler=dict(num_queries=3, depth=2, num_heads=2, head_dim=12, mlp_dim=40),
+    resampler=dict(num_queries=2, depth=2, num_heads=2, head_dim=12, mlp_dim=40),
     image_token=63,
     every=2,
 )
