@@ -12,6 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 
+import tests.typecheck as typecheck  # what `--jaxtyping-packages` names has to be imported before jvlm is
+
+__all__ = ["typecheck"]
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "xla"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -17,7 +17,7 @@ from jvlm.plan.arrays import Buffer, largest_arrays
 from jvlm.plan.flops import model_flops
 from jvlm.plan.hlo import read_program
 from jvlm.plan.roofline import Movement, Roofline, movements, roofline
-from jvlm.plan.topologies import Topology
+from jvlm.plan.topologies import Topology, uncached
 from jvlm.train.loop import compile_step, plan_state
 from jvlm.train.setup import setup
 from jvlm.transforms.freeze import partition
@@ -113,7 +113,8 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     with sharding.use(run.mesh, run.rules):
         traced = step.trace(state, batch, seed)
         try:
-            compiled = traced.lower().compile()
+            with uncached():
+                compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             buffers = largest_arrays(traced.jaxpr, sharding.batch_shards(run.mesh))
             planned = replace(planned, buffers=buffers, compile_s=round(time.monotonic() - began, 1))
@@ -150,7 +151,8 @@ def capacity(mesh: Mesh) -> int:
     """Bytes of a device's memory that XLA lets a program have, from its own refusal of one that needs far more."""
     shape = jax.ShapeDtypeStruct((1 << 42,), jnp.int8, sharding=NamedSharding(mesh, PartitionSpec()))
     try:
-        jax.jit(lambda x: x + 1).lower(shape).compile()
+        with uncached():
+            jax.jit(lambda x: x + 1).lower(shape).compile()
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"(?:available HBM \(| of )([\d.]+)([KMGT]?)\b", str(error))
         if found:

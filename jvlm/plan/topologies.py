@@ -1,8 +1,10 @@
 """TPU slices by name, as the compiler sees them without one at hand, and what their chips can do at most."""
 
+import contextlib
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -117,3 +119,20 @@ def describe(name: str) -> Topology:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"topology {name!r} is no slice that libtpu knows: {reason}") from None
     return Topology(name, kind, shape, slices, tuple(found.devices))
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Compiles without the persistent cache: what is made for a slice that is not there cannot be read back from it."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    def switch(on: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", on)
+        compilation_cache.reset_cache()
+
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)

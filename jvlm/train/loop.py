@@ -185,7 +185,7 @@ def export(run: Run, state: TrainState, folder: epath.Path) -> None:
     params = whole.pop("params")
     shutil.rmtree(folder / "export", ignore_errors=True)
     own = trained_plain(params, run.config["adapter"]) if run.adapter is not None else ()
-    trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {}, own)
+    trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {}, trained=own)
     save_pretrained(trained, str(folder / "export"), format=run.config["export"])
 
 

@@ -109,7 +109,7 @@ def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
     params = _adapted(model, described["adapter"], stored, workdir) if "adapter" in described else unflatten(stored)
     processor = Processor.from_dict(described["processor"], files)
     trained = trained_plain(params, described["adapter"]["method"]) if "adapter" in described else ()
-    return Pretrained(model, params, tree.get("state", {}), config, processor, {}, trained)
+    return Pretrained(model, params, tree.get("state", {}), config, processor, {}, trained=trained)
 
 
 def _adapted(model: Any, adapter: dict[str, Any], stored: dict[str, Any], workdir: Path) -> Params:

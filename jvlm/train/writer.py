@@ -38,7 +38,7 @@ class MetricsFile:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line).get("step", 0)
+        return float(json.loads(line).get("step", 0))
     except json.JSONDecodeError:
         return float("inf")  # cut by a kill while it was written
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jvlm.core import leaves
-from jvlm.plan.topologies import describe
+from jvlm.plan.topologies import describe, uncached
 from jvlm.transforms.account import stored_bytes
 from jvlm.transforms.quantize import quantize
 from tests.plan.slices import needs_libtpu
@@ -33,7 +33,8 @@ def compiled(function: Any, *shapes: tuple[tuple[int, ...], str, bool]) -> tuple
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), plain)
 
     given = [argument(*shape) for shape in shapes]
-    return jax.jit(function, out_shardings=sharding).lower(*given).compile(), stored_bytes(given)
+    with uncached():
+        return jax.jit(function, out_shardings=sharding).lower(*given).compile(), stored_bytes(given)
 
 
 @needs_libtpu

@@ -15,7 +15,7 @@ def config(**changes):
 
 
 def test_easy_vqa_becomes_full_rows(tmp_path):
-    made = processor(tokens=4, length=256, max_tiles=4)
+    made = processor(tokens=4, length=512, max_tiles=16)
     fields = config(pipeline={"window": 256, "cache": str(tmp_path), "threads": 1})
     batches = make_conversations(fields, made, 0, {})
     batch = next(batches)
