@@ -94,7 +94,8 @@ def best_grid(height: int, width: int, grids: Sequence[tuple[int, int]]) -> tupl
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - grid[0] * grid[1]
 
-    return tuple(max(grids, key=merit))  # the first of equals
+    height_of_grid, width_of_grid = max(grids, key=merit)  # the first of equals
+    return height_of_grid, width_of_grid
 
 
 def scaled_size(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:

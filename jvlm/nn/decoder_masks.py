@@ -21,7 +21,7 @@ class View(NamedTuple):
 
 
 def token_positions(
-    shape: tuple[int, int], positions: jax.Array | None, mask: jax.Array | None, cache: Cache | None
+    shape: tuple[int, ...], positions: jax.Array | None, mask: jax.Array | None, cache: Cache | None
 ) -> jax.Array:
     """`positions` as [B, T]; where they are None, those of what is not padding, after what the cache holds."""
     if positions is None:

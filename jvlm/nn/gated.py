@@ -80,7 +80,7 @@ class Gates(nn.Module):
     count: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, memory: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, memory: jax.Array, mask: Any) -> jax.Array:
         def body(block: Any, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x, memory, mask)[0], None
 
@@ -111,7 +111,7 @@ def interleave(
     block, gate = stack.block.clone(parent=None, name=None), gates.block.clone(parent=None, name=None)
     params, gate_params = stack.variables["params"], gates.variables["params"]
 
-    def group(x: jax.Array, gate_p: Any, layers: Sequence[Any], known: Any, first: Any) -> tuple[jax.Array, Fresh, Any]:
+    def group(x: jax.Array, gate_p: Any, layers: Sequence[Any], known: Any, first: Any) -> tuple[jax.Array, Any, Any]:
         past = None if memory is not None or known is None else known
         x, told = gate.apply({"params": gate_p}, x, memory, mask, past)
         news = []

@@ -62,7 +62,7 @@ class Blip2Stage1:
             name: part[0] / jnp.maximum(part[1], 1e-9)
             for name, part in dict(contrast=contrast, match=match, caption=caption).items()
         }
-        total = sum(self.parts[name] * mean for name, mean in means.items())
+        total: Any = sum(self.parts[name] * mean for name, mean in means.items())
         count = weight.sum()
         metrics = {f"loss_{name}": mean for name, mean in means.items()}
         metrics |= dict(scale=scale, match_accuracy=match[2] / jnp.maximum(match[1], 1e-9))

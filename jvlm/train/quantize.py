@@ -99,7 +99,7 @@ def quantize_directory(source: str | Path, target: Path, recipe: Recipe) -> dict
 def _quantized(
     before: Pretrained, recipe: Recipe, pictures: Sequence[bytes], captions: Sequence[str], receipt: dict[str, Any]
 ) -> Quantized:
-    leaves = [leaf for leaf in flatten(before.params).values() if isinstance(leaf, Leaf)]
+    leaves: list[Any] = [leaf for leaf in flatten(before.params).values() if isinstance(leaf, Leaf)]
     if leaves and all(isinstance(leaf, QTensor) for leaf in leaves):
         raise UserError(f"{receipt['source']} is quantized already ({leaves[0].scheme}); quantize what it came from")
     if leaves:
@@ -183,7 +183,7 @@ def _measure(
 def _account(before: Params, found: Quantized) -> dict[str, Any]:
     plain = not any(isinstance(leaf, Leaf) for leaf in flatten(before).values())
     errors = layer_errors(before, found.params) if plain else {}
-    rows = [
+    rows: list[dict[str, Any]] = [
         dict(path=path, layer=layer if len(layers) > 1 else None, error=float(error))
         for path, layers in errors.items()
         for layer, error in enumerate(layers)

@@ -33,7 +33,7 @@ def processor(template: str = BOTH, tokens: int = 4, length: int = 64, **fields:
     """Each picture is one tile of 8 x 8 and `tokens` tokens."""
     tokenizer = JsonTokenizer(tokenizer_files())
     layout = FixedPictures(ImageSpec.siglip(8), tokens)
-    special = dict(image_id=258, end_id=257, pictures=layout, length=length) | fields
+    special: dict[str, Any] = dict(image_id=258, end_id=257, pictures=layout, length=length) | fields
     return MultimodalProcessor(tokenizer=tokenizer, template=ChatTemplate(template, SPECIAL), **special)
 
 

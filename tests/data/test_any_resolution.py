@@ -18,7 +18,7 @@ from tests.reference import torch, transformers
 TILE, PATCH = 28, 7
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 SIZES = [(28, 28), (20, 70), (100, 30), (61, 60), (27, 29), (300, 31), (33, 47), (11, 13), (57, 113)]
-LAYOUT = AnyResolution(ImageSpec.clip(TILE), TILE // PATCH, [tuple(g) for g in GRIDS])
+LAYOUT = AnyResolution(ImageSpec.clip(TILE), TILE // PATCH, [(high, wide) for high, wide in GRIDS])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_features_stand_where_transformers_packs_them(size):
     side = TILE // PATCH
     numbers = torch.arange(LAYOUT.tiles(*size) * side**2, dtype=torch.float32).reshape(-1, side**2, 1)
     vision = SimpleNamespace(image_size=TILE, patch_size=PATCH)
-    module = SimpleNamespace(config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=GRIDS))
+    module: Any = SimpleNamespace(config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=GRIDS))
     packed, lengths = transformers.LlavaNextModel.pack_image_features(
         module, [numbers], torch.tensor([size]), "default", image_newline=torch.tensor([float(NEWLINE)])
     )

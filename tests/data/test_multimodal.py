@@ -1,5 +1,7 @@
 """A conversation as tokens: pictures where they stand, only the answer learnt, nothing cut in silence."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +24,7 @@ def decoded(made, ids) -> str:
 
 
 def test_a_picture_is_as_many_tokens_as_the_family_says():
-    made = processor(tokens=5, max_tiles=2)
+    made: Any = processor(tokens=5, max_tiles=2)
     talk = conversation("what?", "red", images=2)
     encoded = made.encode(talk)
     text = made.template.render(talk.messages)

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def talks(count: int = 40) -> Talks:
 
 def batches(source=None, **fields):
     made = processor(length=fields.pop("length", 160), max_tiles=fields.pop("max_tiles", 4))
-    options = dict(batch_size=4, seed=3, window=16) | fields
+    options: dict[str, Any] = dict(batch_size=4, seed=3, window=16) | fields
     return make_conversation_iterator(source or talks(), made, **options)
 
 
@@ -72,7 +73,8 @@ def test_a_row_is_its_samples_side_by_side():
             assert batch["weight"][row] == used.any()
             assert not batch["answer"][row][~used].any()
             assert (batch["tokens"][row][~used] == made.tokenizer.pad_id).all()
-            tile = 0
+            tile, arrays = 0, made.pictures.arrays if made.pictures else None
+            assert arrays is not None
             for number in range(1, segments.max() + 1):
                 here = segments == number
                 start = int(np.flatnonzero(here)[0])
@@ -85,7 +87,7 @@ def test_a_row_is_its_samples_side_by_side():
                 shifted = np.where(encoded.places >= 0, encoded.places + 4 * tile, TEXT)
                 assert batch["places"][row][here].tolist() == shifted.tolist()
                 for picture in source[index].images:
-                    want = made.pictures.arrays(picture)[0]
+                    want = arrays(picture)[0]
                     np.testing.assert_array_equal(batch["image"][row, tile], want)
                     assert batch["image_mask"][row, tile]
                     tile += 1
@@ -126,7 +128,8 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path):
 def test_a_picture_that_breaks_after_the_plan_leaves_a_blank(tmp_path):
     made = talks(8).made
     picture = tmp_path / "a.png"
-    picture.write_bytes(bytes(made[4].images[0]))
+    first: Any = made[4].images[0]
+    picture.write_bytes(bytes(first))
     made[4] = made[4]._replace(images=[str(picture)])
     iterator = batches(Talks(made), pack=False, batch_size=8)
     picture.write_bytes(picture.read_bytes()[:60])  # the header still reads

@@ -1,6 +1,7 @@
 """Scores on answerers whose score is known: official VQA accuracy, likelihoods, blind columns, intervals."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def questions(count: int = 40, annotators: int = 1) -> Talks:
         colour = COLOURS[(i // 2) % 4]
         answer, kind = (colour, "colour") if i % 2 == 0 else ("square", "the shape")
         choices = list(COLOURS) if i % 2 == 0 else ["square", "circle"]
-        extra = dict(question_type=kind, choices=choices, answers=[answer] * annotators)
+        extra: dict[str, Any] = dict(question_type=kind, choices=choices, answers=[answer] * annotators)
         talk = conversation(kind, answer, key=f"k{i}", **extra)
         made.append(talk._replace(images=[f"{i // 2}-{colour}.png"]))
     return Talks(made)

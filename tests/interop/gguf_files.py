@@ -47,7 +47,10 @@ def write(
         writer.add_uint32(f"{arch}.{key}", fields.pop(key, value))
     writer.add_float32(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)
     for key, value in fields.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"{arch}.{key}", value)
+        if isinstance(value, str):
+            writer.add_string(f"{arch}.{key}", value)
+        else:
+            writer.add_float32(f"{arch}.{key}", value)
     if arch == "gemma2":
         writer.add_uint32(f"{arch}.attention.key_length", 256)
     else:

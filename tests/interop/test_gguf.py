@@ -99,7 +99,8 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
     gguf_files.write(path, vocabulary=gguf_files.byte_level() | dict(pre="smollm9"))
     with pytest.raises(UserError, match=r"pre-tokenizer 'smollm9'.*smollm"):
         jvlm.load(tmp_path)
-    gguf_files.write(path, **{"rope.scaling.type": "longrope"})
+    scaling: dict[str, Any] = {"rope.scaling.type": "longrope"}
+    gguf_files.write(path, **scaling)
     with pytest.raises(UserError, match=r"scaled by 'longrope'"):
         jvlm.load(tmp_path)
     whole = gguf_files.write(path).read_bytes()

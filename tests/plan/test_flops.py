@@ -1,6 +1,7 @@
 """Model FLOPs: products and convolutions once forward, once backward for each factor that training reaches."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +76,8 @@ def test_a_contrastive_loss_is_one_matrix_of_logits(kind: str, form: str) -> Non
     z = jax.ShapeDtypeStruct((16, 4), jnp.float32)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
 
-    def forward(embeddings, bias):
-        zimg, ztxt = embeddings
+    def forward(*given: Any) -> Any:
+        (zimg, ztxt), bias = given
         return contrastive_loss(kind, zimg, ztxt, jnp.ones(()), bias, form=form)[0]
 
     assert training_flops(forward, (z, z), scalar) == 3 * 2 * 16 * 16 * 4

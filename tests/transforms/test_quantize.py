@@ -54,13 +54,14 @@ def test_nf4_equals_bitsandbytes(dtype: str, group: int) -> None:
 def test_double_quantization_reads_bitsandbytes_statistics_exactly() -> None:
     x = kernel(512, 384)
     packed, state = bitsandbytes.quantize_4bit(to_torch(x), blocksize=64, quant_type="nf4", compress_statistics=True)
+    nested: Any = state
     ours = quantize(x, "nf4", 64, double=True)
-    np.testing.assert_array_equal(double_quantization.dynamic_map(), state.state2.code.numpy())
+    np.testing.assert_array_equal(double_quantization.dynamic_map(), nested.state2.code.numpy())
     theirs = QTensor(
         ours.codes,
-        jnp.asarray(state.absmax.numpy().reshape(384, 8).T),
-        magnitude=jnp.asarray(state.state2.absmax.numpy()),
-        offset=jnp.asarray(state.offset.numpy()),
+        jnp.asarray(nested.absmax.numpy().reshape(384, 8).T),
+        magnitude=jnp.asarray(nested.state2.absmax.numpy()),
+        offset=jnp.asarray(nested.offset.numpy()),
     )
     wanted = bitsandbytes.dequantize_4bit(packed, state).numpy().T
     np.testing.assert_array_equal(theirs.dequantize(), wanted)
