@@ -83,14 +83,14 @@ def jvlm_side(fields: dict[str, Any], batch: dict[str, np.ndarray]) -> Parts:
     from jvlm import models
     from jvlm.tasks.contrastive import Contrastive
     from jvlm.train.optim import make_optimizer
-    from jvlm.train.state import abstract_variables, initial_state
+    from jvlm.train.state import initial_state, task_variables
     from jvlm.train.step import make_step
 
     model: Any = models.create({"family": "clip", **fields, "scan": False})
     task = Contrastive(model)
     arrays = {key: jnp.asarray(value) for key, value in batch.items()}
     config = dict(name="adamw", lr=LR, schedule=dict(name="constant"), weight_decay=DECAY, b1=B1, b2=B2, eps=EPS)
-    optimizer, _ = make_optimizer(config, abstract_variables(task, arrays)[0], steps=1000)
+    optimizer, _ = make_optimizer(config, task_variables(task, arrays)[0], steps=1000)
     key = jax.random.key(0)
     state = jax.jit(lambda key: initial_state(task, optimizer, arrays, key))(key)
     advance = jax.jit(make_step(task, optimizer), donate_argnums=0)

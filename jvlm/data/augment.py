@@ -61,6 +61,9 @@ class Augment:
     decoder: Literal["pillow", "opencv"] = "pillow"
 
 
+UNCHANGED = Augment()
+
+
 def augmented(
     source: bytes,
     spec: ImageSpec,

@@ -23,9 +23,12 @@ BEGIN, END = "\ufdd0", "\ufdd1"
 class _Generation(Extension):
     """`{% generation %}...{% endgeneration %}`, which encloses what the model is to say."""
 
-    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
     before: tuple[nodes.Node, ...] = ()
     after: tuple[nodes.Node, ...] = ()
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

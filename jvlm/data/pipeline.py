@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import shuffle
-from jvlm.data.augment import Augment
+from jvlm.data.augment import UNCHANGED, Augment
 from jvlm.data.batches import Bad, BatchMaker
 from jvlm.data.image_ops import MAX_DECODED_BYTES
 from jvlm.data.mixture import Mixture
@@ -87,7 +87,7 @@ def make_train_iterator(
     process_count: int = 1,
     workers: int = 0,
     threads: int | None = None,
-    augment: Augment | None = Augment(),  # noqa: B008 (frozen)
+    augment: Augment | None = UNCHANGED,
     group: str | Int[np.ndarray, "n"] | None = None,
     label: bool = False,
     counters: Mapping[str, int] | None = None,

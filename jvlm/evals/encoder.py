@@ -58,7 +58,7 @@ class Encoder:
         self._workers = workers or min(16, os.cpu_count() or 1)
         self._variables = place(variables, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
-        self._fns = {name: jax.jit(fn, out_shardings=whole) for name, fn in predict_fns.items()}
+        self._fns: dict[str, Predict] = {name: jax.jit(fn, out_shardings=whole) for name, fn in predict_fns.items()}
 
     @classmethod
     def for_model(cls, model: Any, variables: Params, processor: Processor, **options: Any) -> "Encoder":

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
 
+from jvlm.core.bijections import Bijection, drop_lead
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import Bijection, Index, Rule, drop_lead, rule
+from jvlm.core.mapping import Index, Rule, rule
 from jvlm.data.image_spec import ImageSpec
 from jvlm.data.processor import Processor, TextSpec
 from jvlm.data.tokenizers import FILES, tokenizer_from_files

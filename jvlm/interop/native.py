@@ -41,7 +41,9 @@ def save(pretrained: Pretrained, path: Path) -> None:
             raise UserError(f"{name} is a {type(leaf).__name__}; merge adapters before the weights are written")
 
     def fill(part: Path) -> None:
-        write_model(part, pretrained.config, pretrained.processor, describe(flat))
+        quantization = describe(flat)
+        described = dict(quantization=quantization) if quantization else {}
+        write_model(part, pretrained.config, pretrained.processor, described)
         safetensors.write(part, _tensors(flat))
 
     write_whole(path, fill)
@@ -76,18 +78,19 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
 
 
 def write_model(
-    directory: Any, config: dict[str, Any], processor: Processor, quantization: Mapping[str, Any] | None = None
+    directory: Any, config: dict[str, Any], processor: Processor, described: Mapping[str, Any] | None = None
 ) -> None:
-    """Puts the model's fields, its preprocessing and the description of quantized leaves into a directory."""
+    """Puts the model's fields and its preprocessing into a directory or workdir, for `load`.
+
+    What else `model.json` says is `described`: how `quantization` is read, what an `adapter` stands on.
+    """
     folder = absolute(directory) / PROCESSOR
     folder.mkdir(parents=True, exist_ok=True)
     if processor.tokenizer is not None:
         for name, data in processor.tokenizer.to_files().items():
             (folder / name).write_bytes(data)
-    described: dict[str, Any] = dict(model=config, processor=processor.to_dict())
-    if quantization:
-        described["quantization"] = dict(quantization)
-    write_json(absolute(directory) / MODEL_FILE, described)
+    whole = dict(model=config, processor=processor.to_dict()) | dict(described or {})
+    write_json(absolute(directory) / MODEL_FILE, whole)
 
 
 def read_files(directory: Path) -> dict[str, bytes]:

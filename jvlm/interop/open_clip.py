@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jvlm.core.bijections import lead, patch, split
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import Rule, lead, patch, rule, split
+from jvlm.core.mapping import Rule, rule
 from jvlm.interop.hf.blocks import linear, norm
 from jvlm.interop.table import Config, Table, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder

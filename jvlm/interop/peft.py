@@ -22,7 +22,7 @@ from jvlm.transforms.adapter_leaf import kernel_of
 from jvlm.transforms.adapters import adapter_names, innermost, put_on
 from jvlm.transforms.ia3 import Ia3
 from jvlm.transforms.lora import Lora, column_norm
-from jvlm.transforms.methods import lora_scale
+from jvlm.transforms.lora_method import lora_scale
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

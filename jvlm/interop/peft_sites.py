@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jvlm.core.mapping import IDENTITY, Bijection, Rule, published_names
+from jvlm.core.bijections import IDENTITY, Bijection
+from jvlm.core.mapping import Rule, published_names
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class SafetensorsReader:
                 handle = safetensors.safe_open(path, framework="numpy")
             except (safetensors.SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
-            for stored in handle.keys():  # noqa: SIM118 - a safe_open handle is no mapping
+            inside = handle.keys()
+            for stored in inside:
                 name = stored
                 for old, new in renames:
                     name = re.sub(old, new, name)

@@ -16,7 +16,7 @@ from jvlm.core.sharding import Rules, shard_params
 from jvlm.core.tree import flatten
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.table import Table, variables_flat, variables_nested
-from jvlm.nn.axes import split
+from jvlm.nn.axes import split_shapes
 from jvlm.transforms.adapters import merge
 
 Placement = tuple[jax.sharding.Mesh, Rules]
@@ -61,8 +61,7 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
 def abstract_variables(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(shapes, axis names) of `{"params": ..., **state}` of a model."""
     shapes = {key: jax.ShapeDtypeStruct(shape, dtype) for key, (shape, dtype) in example_inputs(model).items()}
-    boxed = jax.eval_shape(lambda key, kwargs: model.init(key, **kwargs), jax.random.key(0), shapes)
-    return split(dict(boxed))
+    return split_shapes(lambda key, kwargs: dict(model.init(key, **kwargs)), jax.random.key(0), shapes)
 
 
 def example_inputs(model: Any, batch: int = 1) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -14,7 +14,7 @@ from jvlm.nn.activations import activation
 from jvlm.nn.conv import Conv, Padding
 from jvlm.nn.dense import Dense
 from jvlm.nn.norms import BatchNorm
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import REMAT
 
 STEM_WIDTH = 32
 

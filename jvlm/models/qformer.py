@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import meta
 
 from jvlm.core.build import lookup
 from jvlm.core.sharding import constrain
@@ -14,7 +13,7 @@ from jvlm.nn.axes import named
 from jvlm.nn.dense import Embed, normal
 from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import LayerNorm
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import recomputed, scanned
 
 MASKS = ("bidirectional", "causal", "unimodal")
 
@@ -95,13 +94,7 @@ class GroupStack(nn.Module):
             return group(x, queries, mask, memory, train), None
 
         if self.scan or self.is_initializing():
-            if self.remat != "none":
-                body = nn.remat(body, policy=lookup(REMAT, self.remat, "remat policy"), prevent_cse=False)
-            run = nn.scan(
-                body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.count,
-                metadata_params={meta.PARTITION_NAME: "layers"},
-            )  # fmt: skip
-            return run(self.group.copy(name="layers"), x, None)[0]
+            return scanned(body, self.count, self.remat)(self.group.copy(name="layers"), x, None)[0]
         group = self.group.clone(parent=None, name=None)
         params = self.variables["params"]["layers"]
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
@@ -111,9 +104,7 @@ class GroupStack(nn.Module):
             def run_one(params: Any, x: jax.Array, keys: Any = keys) -> Any:
                 return group.apply({"params": params}, x, queries, mask, memory, train, rngs=keys)
 
-            if self.remat != "none":
-                run_one = jax.checkpoint(run_one, policy=lookup(REMAT, self.remat, "remat policy"))
-            x = run_one(jax.tree.map(lambda leaf, i=index: leaf[i], params), x)
+            x = recomputed(run_one, self.remat)(jax.tree.map(lambda leaf, i=index: leaf[i], params), x)
         return x
 
 

@@ -33,6 +33,30 @@ def dot_product_attention(
     return jnp.einsum("bhst,bthd->bshd", weights, value)
 
 
+def split_heads(
+    x: jax.Array, heads: int, head_dim: int, name: str, use_bias: bool, kernel_init: Initializer, dtype: Any
+) -> jax.Array:
+    """`x` [B, S, D] through the calling module's Dense `name`, as heads [B, S, heads, head_dim]."""
+    y = Dense(
+        heads * head_dim,
+        axes=("embed", "heads"),
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        dtype=dtype,
+        name=name,
+    )(x)
+    y = constrain(y, ("batch", None, "heads"))
+    return y.reshape(*y.shape[:-1], heads, head_dim)
+
+
+def join_heads(y: jax.Array, width: int, use_bias: bool, kernel_init: Initializer, dtype: Any) -> jax.Array:
+    """Heads `y` [B, S, H, D] through the calling module's Dense `out`, to [B, S, width]."""
+    out = Dense(
+        width, axes=("heads", "embed"), use_bias=use_bias, kernel_init=kernel_init, dtype=dtype, name="out"
+    )  # fmt: skip
+    return out(y.reshape(*y.shape[:2], -1))
+
+
 class Attention(nn.Module):
     """Self-attention over `x` [B, S, D], or cross-attention from it to `memory` [B, T, M].
 
@@ -55,27 +79,10 @@ class Attention(nn.Module):
         memory = x if memory is None else memory
 
         def project(source: jax.Array, heads: int, name: str) -> jax.Array:
-            y = Dense(
-                heads * head_dim,
-                axes=("embed", "heads"),
-                use_bias=self.qkv_bias,
-                kernel_init=self.kernel_init,
-                dtype=self.dtype,
-                name=name,
-            )(source)
-            y = constrain(y, ("batch", None, "heads"))
-            return y.reshape(*y.shape[:-1], heads, head_dim)  # [B, S, heads, head_dim]
+            return split_heads(source, heads, head_dim, name, self.qkv_bias, self.kernel_init, self.dtype)
 
         query = project(x, self.num_heads, "query")
         key = project(memory, kv_heads, "key")
         value = project(memory, kv_heads, "value")
         y = dot_product_attention(query, key, value, mask)
-        y = y.reshape(*y.shape[:2], self.num_heads * head_dim)  # [B, S, heads * head_dim]
-        return Dense(
-            width,
-            axes=("heads", "embed"),
-            use_bias=self.out_bias,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="out",
-        )(y)
+        return join_heads(y, width, self.out_bias, self.kernel_init, self.dtype)

@@ -54,5 +54,10 @@ def split(boxed: Any) -> tuple[Params, Params]:
     return plain, names
 
 
+def split_shapes(init: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """What `split` gives of `init(*args)`, as shapes: nothing is computed."""
+    return split(jax.eval_shape(init, *args))
+
+
 def _is_box(x: Any) -> bool:
     return isinstance(x, meta.AxisMetadata)

@@ -6,12 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import meta
 
-from jvlm.core.build import lookup
 from jvlm.nn.cache import Cache, Fresh, insert
 from jvlm.nn.decoder_block import Layer, Shared
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import recomputed, scanned
 
 
 class DecoderStack(nn.Module):
@@ -52,15 +50,7 @@ class DecoderStack(nn.Module):
                 fresh = fresh.replace(key=None, value=None)
             return (x, key, value), None if cache is None else fresh
 
-        if self.remat != "none":
-            body = nn.remat(body, policy=lookup(REMAT, self.remat, "remat policy"), prevent_cse=False)
-        run = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.depth,
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )
+        run = scanned(body, self.depth, self.remat)
         local = None if self.local is None else jnp.asarray(self.local)
         key, value = (None, None) if cache is None else (cache.key, cache.value)
         xs = (jnp.arange(self.depth), local, _remembered(cache))
@@ -85,9 +75,7 @@ class DecoderStack(nn.Module):
             def run(params: Any, x: jax.Array, layer: Layer, seen: Shared, keys: Any = keys) -> Any:
                 return block.apply({"params": params}, x, seen, layer, train, rngs=keys)
 
-            if self.remat != "none":
-                run = jax.checkpoint(run, policy=lookup(REMAT, self.remat, "remat policy"))
-            x, fresh = run(params[index], x, layer, seen)
+            x, fresh = recomputed(run, self.remat)(params[index], x, layer, seen)
             if cache is not None and past is not None:
                 fresh = fresh.replace(
                     key=insert(past[0], fresh.key, shared.at), value=insert(past[1], fresh.value, shared.at)

@@ -22,7 +22,7 @@ normal = functools.cache(nn.initializers.normal)
 class Dense(nn.Module):
     """`x` [..., in] to [..., features]; parameters `kernel` [in, features] and `bias` [features] in float32.
 
-    `axes` names the kernel's two axes for sharding. The remat policies of `nn/stack.py` know the output by the
+    `axes` names the kernel's two axes for sharding. The remat policies of `nn/remat.py` know the output by the
     module's name.
     """
 

@@ -6,9 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import meta
 
-from jvlm.core.build import lookup
 from jvlm.core.sharding import constrain
 from jvlm.nn.axes import named
 from jvlm.nn.cache import Fresh, insert
@@ -17,7 +15,7 @@ from jvlm.nn.dense import Dense
 from jvlm.nn.grouped_attention import grouped_attention
 from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import RMSNorm
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import recomputed, scanned
 
 
 class GatedCross(nn.Module):
@@ -84,11 +82,7 @@ class Gates(nn.Module):
         def body(block: Any, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x, memory, mask)[0], None
 
-        run = nn.scan(
-            body, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.count,
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )  # fmt: skip
-        return run(self.block.copy(name="layers"), x, None)[0]
+        return scanned(body, self.count, "none")(self.block.copy(name="layers"), x, None)[0]
 
 
 def interleave(
@@ -121,8 +115,7 @@ def interleave(
             news.append(fresh)
         return x, told, news
 
-    if stack.remat != "none":
-        group = jax.checkpoint(group, policy=lookup(REMAT, stack.remat, "remat policy"))
+    group = recomputed(group, stack.remat)
     if cache is None and stack.scan and stack.depth % every == 0 and "layers" in params:
 
         def body(x: jax.Array, item: Any) -> tuple[jax.Array, None]:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from jvlm.core.sharding import constrain
+from jvlm.nn.attention import join_heads, split_heads
 from jvlm.nn.cache import Fresh, insert
-from jvlm.nn.dense import Dense, Initializer
+from jvlm.nn.dense import Initializer
 from jvlm.nn.rope import rotate
 
 
@@ -91,25 +91,7 @@ class GroupedAttention(nn.Module):
             if past is not None:
                 key, value = insert(past[0], key, at), insert(past[1], value, at)
         y = grouped_attention(query, key, value, mask, bias, self.scale, self.cap)
-        y = y.reshape(*y.shape[:2], self.num_heads * self.head_dim)  # [B, T, heads * head_dim]
-        out = Dense(
-            x.shape[-1],
-            axes=("heads", "embed"),
-            use_bias=self.out_bias,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="out",
-        )
-        return out(y), fresh
+        return join_heads(y, x.shape[-1], self.out_bias, self.kernel_init, self.dtype), fresh
 
     def _heads(self, source: jax.Array, heads: int, name: str) -> jax.Array:
-        y = Dense(
-            heads * self.head_dim,
-            axes=("embed", "heads"),
-            use_bias=self.qkv_bias,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name=name,
-        )(source)
-        y = constrain(y, ("batch", None, "heads"))
-        return y.reshape(*y.shape[:-1], heads, self.head_dim)  # [B, T, heads, head_dim]
+        return split_heads(source, heads, self.head_dim, name, self.qkv_bias, self.kernel_init, self.dtype)

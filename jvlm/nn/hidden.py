@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jvlm.core.build import lookup
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import recomputed
 
 
 def hidden_states(
@@ -33,8 +32,7 @@ def hidden_states(
         rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
         return block.apply({"params": layer}, x, None, train, rngs=rngs), None
 
-    if remat != "none":
-        one = jax.checkpoint(one, policy=lookup(REMAT, remat, "remat policy"), prevent_cse=not scan)
+    one = recomputed(one, remat, prevent_cse=not scan)
     states, done = {0: x}, 0
     for count in sorted(set(after)):
         if scan and count > done:

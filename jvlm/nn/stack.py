@@ -3,29 +3,13 @@
 Both ways share the parameter tree, so a checkpoint does not know which one wrote it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import meta
 
-from jvlm.core.build import lookup
-
-_keep = jax.checkpoint_policies.save_only_these_names
-
-# What the backward pass keeps of a block instead of recomputing it, from all to nothing. Products go by the names of
-# their Dense: a backward pass needs all of them but the last one of a block, whose output is only added.
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "projections": _keep("query", "key", "value", "out", "up", "gate"),
-    "mlp_out": _keep("out", "up", "gate"),
-    "mlp": _keep("up", "gate"),
-    "attention": _keep("query", "key", "value", "out"),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+from jvlm.nn.remat import recomputed, scanned
 
 
 class Stack(nn.Module):
@@ -60,15 +44,7 @@ class Stack(nn.Module):
         def body(block: Any, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(carry, mask, train), None
 
-        if self.remat != "none":
-            body = nn.remat(body, policy=lookup(REMAT, self.remat, "remat policy"), prevent_cse=False)
-        run = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.depth,
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )
+        run = scanned(body, self.depth, self.remat)
         return run(self.block.copy(name="layers"), x, None)[0]
 
     def _unrolled(self, x: jax.Array, mask: jax.Array | None, train: bool, at: Any) -> tuple[jax.Array, Any]:
@@ -85,9 +61,7 @@ class Stack(nn.Module):
             def run(params: Any, x: jax.Array) -> jax.Array:
                 return block.apply({"params": params}, x, mask, train, at, rngs=keys)
 
-            if self.remat != "none":
-                run = jax.checkpoint(run, policy=lookup(REMAT, self.remat, "remat policy"))
-            return run(params, x)
+            return recomputed(run, self.remat)(params, x)
 
         for index in range(self.depth - 1):
             x = apply(index, x)

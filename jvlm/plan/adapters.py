@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jvlm.core import sharding
 from jvlm.core.tree import count
 from jvlm.train.setup import Run, setup
-from jvlm.train.state import abstract_variables
+from jvlm.train.state import task_variables
 from jvlm.transforms.adapters import attach, frozen_paths
 from jvlm.transforms.freeze import combine, partition
 from jvlm.transforms.methods import make_method
@@ -72,7 +72,7 @@ def account(config: ConfigDict) -> Accounting:
 def _residuals(run: Run, trained: Any, frozen: Any) -> int:
     parts = run.config.get("micro_batches", 1)
     batch = {key: jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype) for key, x in run.batch.items()}
-    _, state, _ = abstract_variables(run.task, batch)
+    _, state, _ = task_variables(run.task, batch)
 
     def pullback(trained: Any, frozen: Any, state: Any, batch: Any, key: Any) -> Any:
         def value(trained: Any) -> jax.Array:

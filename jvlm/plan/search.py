@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.sharding import PRESETS, batch_shards, make_mesh
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import REMAT
 from jvlm.plan.compile import Plan, plan
 from jvlm.plan.topologies import Topology
 from jvlm.train.config import apply_override, to_plain

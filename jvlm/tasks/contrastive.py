@@ -76,10 +76,10 @@ class Contrastive:
             grads, state = carry
             batch, index, (dimg, dtxt) = item
 
-            def embeddings(trained: Params) -> tuple[jax.Array, jax.Array, Params]:
+            def embeddings(trained: Params) -> tuple[Any, Any, Params]:
                 key = jax.random.fold_in(rng, index)
                 out, new = self._encode(keyed(combine(trained, frozen), key), state, batch, key)
-                return out.zimg, out.ztxt, new  # type: ignore[return-value] - both sides are given
+                return out.zimg, out.ztxt, new
 
             _, pull, new_state = _vjp_with_state(embeddings, params)
             return (jax.tree.map(jnp.add, grads, pull((dimg, dtxt))), new_state), None
@@ -89,10 +89,12 @@ class Contrastive:
 
     def predict_fns(self) -> dict[str, Predict]:
         def image(variables: Params, image: jax.Array) -> jax.Array:
-            return self.model.apply(variables, image=image).zimg  # type: ignore[union-attr]
+            out: Any = self.model.apply(variables, image=image)
+            return out.zimg
 
         def text(variables: Params, tokens: jax.Array) -> jax.Array:
-            return self.model.apply(variables, tokens=tokens).ztxt  # type: ignore[union-attr]
+            out: Any = self.model.apply(variables, tokens=tokens)
+            return out.ztxt
 
         return {"image": image, "text": text}
 

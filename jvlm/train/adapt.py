@@ -19,8 +19,8 @@ from jvlm.core.leaves import Leaf
 from jvlm.core.sharding import shard_params, spec
 from jvlm.core.tree import flatten, map_paths
 from jvlm.core.types import Params
+from jvlm.interop.native import MODEL_FILE
 from jvlm.train.adapter_base import check_base
-from jvlm.train.pretrained import MODEL_FILE
 from jvlm.train.setup import Run
 from jvlm.train.state import TrainState
 from jvlm.transforms.adapters import build_leaves, innermost

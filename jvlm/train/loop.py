@@ -15,6 +15,7 @@ from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.files import absolute, write_json
+from jvlm.interop.native import write_model
 from jvlm.interop.pretrained import Pretrained
 from jvlm.train.adapt import attach_to, based, describe, plain_target
 from jvlm.train.adapter_base import start_from, trained_plain
@@ -22,7 +23,6 @@ from jvlm.train.config import check_resumable
 from jvlm.train.data import make_data
 from jvlm.train.evaluate import Evaluations, variables
 from jvlm.train.pretrained import save as save_pretrained
-from jvlm.train.pretrained import write_model
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
 from jvlm.train.status import Status, StopNotice
@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             step = int(state.step)
             if jax.process_index() == 0:
                 write_json(folder / "config.json", run.config)
-                write_model(folder, run.model_config, run.processor, adapter)
+                write_model(folder, run.model_config, run.processor, dict(adapter=adapter) if adapter else None)
             status.write("running", step)
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)

@@ -14,19 +14,18 @@ from jvlm.checkpoint.manifest import parse_step
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.build import lookup
 from jvlm.core.errors import UserError
-from jvlm.core.files import absolute, write_json
+from jvlm.core.files import write_json
 from jvlm.core.tree import flatten, unflatten
 from jvlm.core.types import Params
 from jvlm.data.processor import Processor
 from jvlm.interop import native, peft_write
 from jvlm.interop.directory import WRITERS, load_directory
+from jvlm.interop.native import MODEL_FILE, read_files, write_model
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement, abstract_variables, write_whole
 from jvlm.train.adapter_base import assemble, check_base, trained_plain
 from jvlm.transforms.adapters import adapter_names, merge
 from jvlm.transforms.qtensor import QTensor
-
-MODEL_FILE, PROCESSOR = "model.json", "processor"
 
 
 def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
@@ -84,30 +83,15 @@ def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) ->
     return [caption for caption in captions if one.encode(caption) != other.encode(caption)]
 
 
-def write_model(
-    workdir: Any, config: dict[str, Any], processor: Processor, adapter: dict[str, Any] | None = None
-) -> None:
-    """Puts the model's fields, its preprocessing and what its adapter stands on into a workdir, for `load`."""
-    folder = absolute(workdir) / PROCESSOR
-    folder.mkdir(parents=True, exist_ok=True)
-    if processor.tokenizer is not None:
-        for name, data in processor.tokenizer.to_files().items():
-            (folder / name).write_bytes(data)
-    described = dict(model=config, processor=processor.to_dict())
-    write_json(absolute(workdir) / MODEL_FILE, described | (dict(adapter=adapter) if adapter else {}))
-
-
 def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
     described = json.loads((workdir / MODEL_FILE).read_text())
-    folder = workdir / PROCESSOR
-    files = {file.name: file.read_bytes() for file in folder.iterdir()} if folder.is_dir() else {}
     tree = read_parts(checkpoints, ("params", "frozen", "state", "average")).tree
     trained = tree.get("average") or tree.get("params", {})
     stored = {**flatten(trained), **flatten(tree.get("frozen", {}))}
     config = described["model"]
     model = models.create(config)
     params = _adapted(model, described["adapter"], stored, workdir) if "adapter" in described else unflatten(stored)
-    processor = Processor.from_dict(described["processor"], files)
+    processor = Processor.from_dict(described["processor"], read_files(workdir))
     trained = trained_plain(params, described["adapter"]["method"]) if "adapter" in described else ()
     return Pretrained(model, params, tree.get("state", {}), config, processor, {}, trained=trained)
 

@@ -26,10 +26,11 @@ from jvlm.tasks import TASKS, Shaped, Task
 from jvlm.train.config import to_plain, tuples
 from jvlm.train.optim import make_optimizer
 from jvlm.train.pretrained import FORMATS, load
-from jvlm.train.state import abstract_variables
+from jvlm.train.state import task_variables
+from jvlm.transforms.adapter_method import Method
 from jvlm.transforms.adapters import build_leaves, frozen_paths
 from jvlm.transforms.freeze import partition
-from jvlm.transforms.methods import ContextMethod, Method, make_method
+from jvlm.transforms.methods import ContextMethod, make_method
 
 # Fields of a model that say how it computes, not what: a configuration sets them also when it starts from weights.
 _RUNTIME = ("dtype", "scan", "remat")
@@ -99,7 +100,7 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         batch["label"] = jax.ShapeDtypeStruct((plain["batch_size"],), np.int32)
     if isinstance(task, Shaped):
         batch = task.shapes(batch)
-    params, _, names = abstract_variables(task, batch)
+    params, _, names = task_variables(task, batch)
     frozen = tuple(plain.get("frozen") or ())
     adapter = make_method(plain["adapter"]) if plain.get("adapter") else None
     quantization = plain.get("quantize") or None

@@ -10,12 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jvlm.core.sharding import Rules, shard_like, shard_params
 from jvlm.core.types import Batch, Leaf, Params
-from jvlm.nn.axes import split
+from jvlm.nn.axes import split, split_shapes
 from jvlm.tasks import Task
 from jvlm.train.guard import Guard
+from jvlm.transforms.adapter_method import Method
 from jvlm.transforms.adapters import build_leaves
 from jvlm.transforms.freeze import partition
-from jvlm.transforms.methods import Method
 
 
 class TrainState(struct.PyTreeNode):
@@ -33,11 +33,10 @@ class TrainState(struct.PyTreeNode):
     guard: Leaf
 
 
-def abstract_variables(task: Task, batch: Batch) -> tuple[Params, Params, Params]:
+def task_variables(task: Task, batch: Batch) -> tuple[Params, Params, Params]:
     """(parameters, state, names of the parameters' axes), as shapes, for a batch of shapes."""
-    boxed = jax.eval_shape(task.init, jax.random.key(0), batch)
-    params, names = split(boxed.params)
-    return params, split(boxed.state)[0], names
+    shapes, names = split_shapes(task.init, jax.random.key(0), batch)
+    return shapes.params, shapes.state, names.params
 
 
 def initial_state(

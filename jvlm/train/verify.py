@@ -10,7 +10,8 @@ from jvlm.checkpoint.manifest import parse_step
 from jvlm.checkpoint.verify import verify as verify_checkpoints
 from jvlm.core.errors import UserError
 from jvlm.core.tree import flatten
-from jvlm.train.pretrained import MODEL_FILE, load
+from jvlm.interop.native import MODEL_FILE
+from jvlm.train.pretrained import load
 
 
 def verify(directory: str | Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Where metrics go: `metrics.jsonl`, the terminal, and TensorBoard or W&B where asked for."""
 
+import importlib
 import json
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class WandB:
 
     def __init__(self, path: epath.Path, start: int) -> None:
         try:
-            import wandb  # type: ignore[import-not-found] - an extra that pins another protobuf
+            wandb = importlib.import_module("wandb")  # an extra that pins another protobuf
         except ImportError:
             raise ConfigError("writers has 'wandb': pip install 'jvlm[wandb]' first") from None
         self._run = wandb.init(project="jvlm", id=path.parent.name, dir=str(path.parent), resume="allow")

@@ -1,5 +1,6 @@
 """What all adapter leaves share: a base that stays as it is, arrays of their own that are trained, a name, a weight."""
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -28,8 +29,9 @@ class Adapter(Leaf):
     MERGES: ClassVar[bool] = True
     """Whether the adapter is a change of the kernel and the bias, which can be merged."""
 
-    def replace(self, **fields: Any) -> Any:  # given by flax.struct
-        raise NotImplementedError
+    @abc.abstractmethod
+    def replace(self, **fields: Any) -> Any:
+        """The same adapter with other fields; `flax.struct` gives it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,13 +59,13 @@ class Adapter(Leaf):
         }
         return self.replace(base=leaves.place(self.base, names, fn), **own)
 
+    @abc.abstractmethod
     def arrays(self) -> dict[str, Any]:
         """The adapter's own arrays by field, None where the other half has it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def names_of(self, field: str, ndim: int, names: Names) -> Names:
         """Names of the axes of one own array, from those of the kernel's: the layer axis first where there is one."""
-        raise NotImplementedError
 
     def matmul(self, x: jax.Array) -> jax.Array:
         return leaves.matmul(x, self.base)
@@ -83,9 +85,9 @@ class Adapter(Leaf):
     def materialize(self) -> jax.Array:
         return kernel_of(self.base)
 
+    @abc.abstractmethod
     def fits(self) -> bool:
         """Whether the own arrays have the shapes that the base's asks for."""
-        raise NotImplementedError
 
     def gain(self) -> jax.Array | None:
         """What the merged kernel and bias are multiplied by along their last axis, on account of `after`."""
@@ -97,7 +99,7 @@ class Adapter(Leaf):
 
     def unmerge(self, kernel: jax.Array, path: str) -> jax.Array:
         """The kernel that this adapter turned into `kernel`, which `path` names in an error."""
-        raise NotImplementedError
+        return kernel  # unless the adapter says otherwise, it is no change of the kernel
 
     def blend(self, base: jax.Array, adapted: jax.Array) -> jax.Array:
         """`base` moved towards `adapted` by the weight."""

@@ -16,7 +16,7 @@ from jvlm.core.leaves import Leaf
 from jvlm.core.tree import flatten, map_paths, unflatten
 from jvlm.core.types import Params
 from jvlm.transforms.adapter_leaf import Adapter, kernel_of
-from jvlm.transforms.methods import Method, names_at
+from jvlm.transforms.adapter_method import Method, names_at
 from jvlm.transforms.quantize import quantize_tree
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jvlm.core import mapping, sharding
+from jvlm.core import bijections, mapping, sharding
+from jvlm.core.bijections import Bijection
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import Bijection, Rule, rule
+from jvlm.core.mapping import Rule, rule
 
 
 class Memory:
@@ -41,16 +42,16 @@ def shapes(arrays: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 BIJECTIONS: dict[str, tuple[Bijection, tuple[int, ...]]] = {
-    "identity": (mapping.IDENTITY, (3, 4)),
-    "identity of a scalar": (mapping.IDENTITY, ()),
-    "transpose": (mapping.TRANSPOSE, (3, 4)),
-    "conv": (mapping.CONV, (5, 4, 3, 2)),
-    "pointwise": (mapping.POINTWISE, (5, 4, 1, 1)),
-    "patch": (mapping.patch(2), (5, 3, 2, 2)),
-    "lead": (mapping.lead(2), (4,)),
-    "drop lead": (mapping.drop_lead(1), (1,)),
-    "split, transposed": (mapping.split(3, transpose=True), (6, 4)),
-    "split": (mapping.split(3, transpose=False), (6,)),
+    "identity": (bijections.IDENTITY, (3, 4)),
+    "identity of a scalar": (bijections.IDENTITY, ()),
+    "transpose": (bijections.TRANSPOSE, (3, 4)),
+    "conv": (bijections.CONV, (5, 4, 3, 2)),
+    "pointwise": (bijections.POINTWISE, (5, 4, 1, 1)),
+    "patch": (bijections.patch(2), (5, 3, 2, 2)),
+    "lead": (bijections.lead(2), (4,)),
+    "drop lead": (bijections.drop_lead(1), (1,)),
+    "split, transposed": (bijections.split(3, transpose=True), (6, 4)),
+    "split": (bijections.split(3, transpose=False), (6,)),
 }
 
 
@@ -78,8 +79,8 @@ def table() -> tuple[list[Rule], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(rules, published, ours): a scalar, a fused tensor over two layers, a stacked kernel."""
     rules = [
         rule("scale", "scale"),
-        rule("block.{}.qkv", ("q/kernel", "k/kernel"), mapping.split(2, transpose=True)),
-        rule("block.{}.fc.weight", "fc/kernel", mapping.TRANSPOSE),
+        rule("block.{}.qkv", ("q/kernel", "k/kernel"), bijections.split(2, transpose=True)),
+        rule("block.{}.fc.weight", "fc/kernel", bijections.TRANSPOSE),
         mapping.constant("count", np.zeros((), np.int64)),
     ]
     published = {"scale": draw(), "count": np.zeros((), np.int64)}
@@ -195,7 +196,8 @@ def test_a_layer_that_no_local_device_holds_is_not_read() -> None:
     rules, published, ours = table()
     mesh = sharding.make_mesh(dict(fsdp=2), jax.devices()[:2])
     kernel = NamedSharding(mesh, PartitionSpec("fsdp", None, None))
-    build = mapping._Builder(rules[2], 0, (2, 8, 16), Memory(published), None, "fc/kernel")
+    reader = Memory(published)
+    build = mapping._Builder(rules[2], 0, (2, 8, 16), reader, None, "fc/kernel")
     index = kernel.addressable_devices_indices_map((2, 8, 16))[jax.devices()[1]]
     assert (build(index) == ours["fc/kernel"][1:]).all()
-    assert build.reader.bytes == published["block.1.fc.weight"].nbytes  # type: ignore[attr-defined] - our own reader
+    assert reader.bytes == published["block.1.fc.weight"].nbytes

@@ -144,5 +144,6 @@ def test_a_picture_that_breaks_after_the_plan_leaves_a_blank(tmp_path):
 
 
 def test_captioned_pictures_are_not_taken_for_conversations():
+    captioned: Any = Memory(samples(4))
     with pytest.raises(UserError, match="wrap it in the dataset 'captioned'"):
-        make_conversation_iterator(Memory(samples(4)), processor(), batch_size=2, seed=0)  # type: ignore[arg-type]
+        make_conversation_iterator(captioned, processor(), batch_size=2, seed=0)

@@ -1,7 +1,6 @@
 """Embeddings are exact for any number of inputs, any batch size and any number of devices."""
 
 import io
-from typing import Any
 
 import jax
 import numpy as np
@@ -45,9 +44,8 @@ def test_texts_equal_the_model_on_full_padding(devices: int, batch_size: int) ->
 
 def test_texts_of_like_length_share_a_batch() -> None:
     encoder, widths = tiny.encoder(1, 2), []
-    run: Any = encoder._fns["text"]
-    fns: dict[str, Any] = encoder._fns  # type: ignore[assignment] - a plain function in place of the compiled one
-    fns["text"] = lambda variables, x: (widths.append(x.shape[1]), run(variables, x))[1]
+    run = encoder._fns["text"]
+    encoder._fns["text"] = lambda variables, x: (widths.append(x.shape[1]), run(variables, x))[1]
     long = "a red cat and a dog on a boat in the sea"
     out = encoder.texts(["a", long, "b", long])
     assert widths[0] < widths[1]

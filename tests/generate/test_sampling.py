@@ -27,11 +27,12 @@ def reference(temperature: float, top_k: int, top_p: float) -> np.ndarray:
     from transformers.generation import logits_process as process
 
     scores: Any = torch.from_numpy(LOGITS)
+    ids: Any = None  # not read
     steps = [process.TemperatureLogitsWarper(temperature)]
     steps += [process.TopKLogitsWarper(top_k)] if top_k else []
     steps += [process.TopPLogitsWarper(top_p)] if top_p < 1 else []
     for step in steps:
-        scores = step(None, scores)  # type: ignore[arg-type]  # the ids are not read
+        scores = step(ids, scores)
     return torch.softmax(scores, -1).numpy()
 
 

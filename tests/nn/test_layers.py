@@ -12,7 +12,7 @@ from jvlm.nn import masks
 from jvlm.nn.activations import ACTIVATIONS, activation
 from jvlm.nn.attention import Attention, dot_product_attention
 from jvlm.nn.axes import split
-from jvlm.nn.conv import Conv
+from jvlm.nn.conv import Conv, Padding
 from jvlm.nn.norms import BatchNorm, LayerNorm, RMSNorm
 from jvlm.nn.patches import PatchEmbed, drop_patches
 from jvlm.nn.pooling import pick, text_position
@@ -116,15 +116,15 @@ def test_batch_norm_in_training_equals_torch_and_moves_its_statistics() -> None:
     ("size", "kernel", "strides", "groups", "padding"),
     [(8, 3, 1, 1, "SAME"), (9, 5, 2, 6, ((1, 2), (1, 2))), (7, 3, 2, 2, ((0, 1), (0, 1)))],
 )
-def test_convolution_equals_torch(size: int, kernel: int, strides: int, groups: int, padding: object) -> None:
+def test_convolution_equals_torch(size: int, kernel: int, strides: int, groups: int, padding: Padding) -> None:
     x = draw(2, size, size, 6)
-    module = Conv(12, kernel, (None, "mlp"), strides, padding, groups)  # type: ignore[arg-type] - parametrized
+    module = Conv(12, kernel, (None, "mlp"), strides, padding, groups)
     variables, names = split(dict(module.init(jax.random.key(0), x)))
     variables["params"]["bias"] = draw(12, seed=1)
     assert names["params"] == dict(kernel=(None, None, None, "mlp"), bias=("mlp",))
     weight = torch.from_numpy(np.array(variables["params"]["kernel"]).transpose(3, 2, 0, 1).copy())
     image = torch.from_numpy(np.array(x).transpose(0, 3, 1, 2).copy())
-    before, after = (kernel // 2, kernel // 2) if padding == "SAME" else padding[0]  # type: ignore[index]
+    before, after = (kernel // 2, kernel // 2) if isinstance(padding, str) else padding[0]
     image = torch.nn.functional.pad(image, (before, after, before, after))
     bias = torch.from_numpy(np.array(variables["params"]["bias"]))
     reference = torch.nn.functional.conv2d(image, weight, bias, stride=strides, groups=groups)

@@ -11,7 +11,8 @@ from jvlm.nn import masks
 from jvlm.nn.axes import split
 from jvlm.nn.block import Block
 from jvlm.nn.pooling import pick
-from jvlm.nn.stack import REMAT, Stack
+from jvlm.nn.remat import REMAT
+from jvlm.nn.stack import Stack
 from jvlm.plan.hlo import read_program
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 8)), jnp.float32)

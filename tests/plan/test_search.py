@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jvlm.core.errors import ConfigError
-from jvlm.nn.stack import REMAT
+from jvlm.nn.remat import REMAT
 from jvlm.plan import search as searching
 from jvlm.plan.compile import Plan
 from jvlm.plan.roofline import Roofline

@@ -23,9 +23,10 @@ from tests.train.cases import toy_config
 TABLE = "text_tower/token_embed/embedding"
 
 
-def processor(**fields: int | tuple[str, ...]) -> Processor:
+def processor(context: int = 0, classes: tuple[str, ...] = ()) -> Processor:
     tokenizer = clip_tokenizer()
-    return Processor(text=TextSpec(length=9, pad_id=tokenizer.pad_id, **fields), tokenizer=tokenizer)  # type: ignore[arg-type] - either field
+    text = TextSpec(length=9, pad_id=tokenizer.pad_id, context=context, classes=classes)
+    return Processor(text=text, tokenizer=tokenizer)
 
 
 def test_negative_ids_are_rows_of_the_context() -> None:

@@ -74,7 +74,10 @@ def conv(kind: str) -> tuple[Any, Any, Any, Any, Any]:
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["layer"], **KINDS[kind])
     model = made(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), config)
     layer = model.base_model.model.layer
-    hwio = lambda w: ours(w).transpose(2, 3, 1, 0)  # noqa: E731 - used thrice
+
+    def hwio(w: Any) -> jax.Array:
+        return ours(w).transpose(2, 3, 1, 0)
+
     leaf = lora_of(
         layer,
         hwio(layer.base_layer.weight),

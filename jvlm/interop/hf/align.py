@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from jvlm.core.bijections import CONV, POINTWISE
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import CONV, POINTWISE, Rule, constant, nest, rule
+from jvlm.core.mapping import Rule, constant, nest, rule
 from jvlm.interop.hf import bert
 from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
 from jvlm.interop.table import Config, Table, require, size, unsize

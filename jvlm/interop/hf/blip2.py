@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jvlm.core.mapping import Rule, nest, patch, rule, split
+from jvlm.core.bijections import patch, split
+from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf import parts
 from jvlm.interop.hf.blocks import linear, norm, tower_config, tower_fields
 from jvlm.interop.hf.qformer import qformer_config, qformer_fields, qformer_rules

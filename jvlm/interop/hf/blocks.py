@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from jvlm.core.bijections import TRANSPOSE
 from jvlm.core.build import lookup
-from jvlm.core.mapping import TRANSPOSE, Rule, rule
+from jvlm.core.mapping import Rule, repeated, rule
 
 ACTS = {
     "gelu": "gelu",
@@ -30,6 +31,11 @@ def linear(name: str, path: str, bias: bool = True) -> list[Rule]:
     """`nn.Linear` at `name` and our Dense at `path`."""
     rules = [rule(f"{name}.weight", f"{path}/kernel", TRANSPOSE)]
     return [*rules, rule(f"{name}.bias", f"{path}/bias")] if bias else rules
+
+
+def language_head(tied: bool) -> list[Rule]:
+    """The tensor of a language model's head, which repeats the table where the two are tied."""
+    return [repeated("lm_head.weight")] if tied else linear("lm_head", "head", bias=False)
 
 
 def norm(name: str, path: str) -> list[Rule]:

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from jvlm.core.mapping import Rule, lead, nest, patch, rule
+from jvlm.core.bijections import lead, patch
+from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf.blocks import clip_encoder, linear, norm, tower_config, tower_fields
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder

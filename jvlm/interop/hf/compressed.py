@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from jvlm.core import mapping
+from jvlm.core.bijections import TRANSPOSE
 from jvlm.core.errors import UserError
 from jvlm.core.leaves import Leaf
-from jvlm.core.mapping import TRANSPOSE, Rule, published_names
+from jvlm.core.mapping import Rule, published_names
 from jvlm.interop.packing import pack_words
 from jvlm.transforms.codes_int import Integers
 from jvlm.transforms.qtensor import QTensor

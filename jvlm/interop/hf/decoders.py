@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jvlm.core.mapping import Rule, repeated, rule
-from jvlm.interop.hf.blocks import act_from, act_to, linear
+from jvlm.core.mapping import Rule, rule
+from jvlm.interop.hf.blocks import act_from, act_to, language_head, linear
 from jvlm.interop.hf.rope import rope_config, rope_fields
 from jvlm.interop.table import Config, Table, require
 from jvlm.models.decoder import Decoder
@@ -215,7 +215,7 @@ def rules(model: Decoder) -> list[Rule]:
             for r in linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=model.mlp_bias)
         ),
         rule("model.norm.weight", "last_norm/scale"),
-        *([repeated("lm_head.weight")] if model.tied else linear("lm_head", "head", bias=False)),
+        *language_head(model.tied),
     ]
 
 

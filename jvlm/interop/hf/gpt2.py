@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from jvlm.core.mapping import IDENTITY, Bijection, Rule, columns, repeated, rule
-from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
+from jvlm.core.bijections import IDENTITY, Bijection, columns
+from jvlm.core.mapping import Rule, rule
+from jvlm.interop.hf import layer_norm_decoders as shared
+from jvlm.interop.hf.blocks import language_head, norm
 from jvlm.interop.table import Config, Table, require
 from jvlm.models.decoder import Decoder
 
@@ -21,48 +23,30 @@ _DEFAULTS: dict[str, Any] = dict(
 )
 
 
+_NAMES = dict(
+    vocab_size="vocab_size",
+    width="n_embd",
+    depth="n_layer",
+    num_heads="n_head",
+    mlp_dim="n_inner",
+    length="n_positions",
+    eps="layer_norm_epsilon",
+    dropout="resid_pdrop",
+)
+
+
 def fields(config: Config) -> dict[str, Any]:
     """Fields of `models.decoder` from a GPT2Config."""
     c = _DEFAULTS | dict(config)
     require(c, "scale_attn_weights", True)
     require(c, "scale_attn_by_inverse_layer_idx", False)
     require(c, "add_cross_attention", False)
-    return dict(
-        vocab_size=c["vocab_size"],
-        width=c["n_embd"],
-        depth=c["n_layer"],
-        num_heads=c["n_head"],
-        mlp_dim=c["n_inner"] or 4 * c["n_embd"],
-        length=c["n_positions"],
-        act=act_from(c["activation_function"]),
-        eps=c["layer_norm_epsilon"],
-        norm="layer",
-        gated=False,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        rope=None,
-        dropout=c["resid_pdrop"],
-        tied=c["tie_word_embeddings"],
-    )
+    return shared.fields(c | dict(n_inner=c["n_inner"] or 4 * c["n_embd"]), _NAMES, bias=True)
 
 
 def config(model: Decoder) -> dict[str, Any]:
     """GPT2Config of a model."""
-    return dict(
-        architectures=["GPT2LMHeadModel"],
-        model_type="gpt2",
-        vocab_size=model.vocab_size,
-        n_positions=model.length,
-        n_embd=model.width,
-        n_layer=model.depth,
-        n_head=model.num_heads,
-        n_inner=model.mlp_dim,
-        activation_function=act_to(model.act),
-        layer_norm_epsilon=model.eps,
-        resid_pdrop=model.dropout,
-        tie_word_embeddings=model.tied,
-    )
+    return shared.config(model, _NAMES, "gpt2", "GPT2LMHeadModel")
 
 
 def _conv1d(name: str, paths: tuple[str, ...], fn: Bijection = IDENTITY) -> list[Rule]:
@@ -86,7 +70,7 @@ def rules(model: Decoder) -> list[Rule]:
         *_conv1d(f"{layer}.mlp.c_fc", (f"{ours}/mlp/up",)),
         *_conv1d(f"{layer}.mlp.c_proj", (f"{ours}/mlp/down",)),
         *norm("transformer.ln_f", "last_norm"),
-        *([repeated("lm_head.weight")] if model.tied else linear("lm_head", "head", bias=False)),
+        *language_head(model.tied),
     ]
 
 

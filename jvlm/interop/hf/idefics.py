@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jvlm.core.mapping import Rule, drop_lead, nest, rule
+from jvlm.core.bijections import drop_lead
+from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf import clip, decoders
 from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
 from jvlm.interop.table import Config, Table, require, single, size, unsize

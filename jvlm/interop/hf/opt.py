@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jvlm.core.mapping import Rule, repeated, rule
-from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
+from jvlm.core.mapping import Rule, rule
+from jvlm.interop.hf import layer_norm_decoders as shared
+from jvlm.interop.hf.blocks import language_head, linear, norm
 from jvlm.interop.table import Config, Table, require
 from jvlm.models.decoder import Decoder
 
@@ -26,54 +27,39 @@ _OFFSET = 2
 """Rows of the position table before that of position 0."""
 
 
+_NAMES = dict(
+    vocab_size="vocab_size",
+    width="hidden_size",
+    depth="num_hidden_layers",
+    num_heads="num_attention_heads",
+    mlp_dim="ffn_dim",
+    length="max_position_embeddings",
+    dropout="dropout",
+)
+
+
 def fields(config: Config) -> dict[str, Any]:
     """Fields of `models.decoder` from an OPTConfig."""
     c = _DEFAULTS | dict(config)
     require(c, "layer_norm_elementwise_affine", True)
     require(c, "layerdrop", 0, 0.0)
-    bias, before = c["enable_bias"], c["do_layer_norm_before"]
-    return dict(
-        vocab_size=c["vocab_size"],
-        width=c["hidden_size"],
-        depth=c["num_hidden_layers"],
-        num_heads=c["num_attention_heads"],
-        mlp_dim=c["ffn_dim"],
-        length=c["max_position_embeddings"],
-        act=act_from(c["activation_function"]),
+    before = c["do_layer_norm_before"]
+    return shared.fields(c, _NAMES, bias=c["enable_bias"]) | dict(
         eps=1e-5,
-        norm="layer",
-        gated=False,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
-        rope=None,
         position_offset=_OFFSET,
         place="pre" if before else "post",
         final_norm=before and not c["_remove_final_layer_norm"],
         embed_width=c["word_embed_proj_dim"] or c["hidden_size"],
-        dropout=c["dropout"],
-        tied=c["tie_word_embeddings"],
     )
 
 
 def config(model: Decoder) -> dict[str, Any]:
     """OPTConfig of a model."""
-    return dict(
-        architectures=["OPTForCausalLM"],
-        model_type="opt",
-        vocab_size=model.vocab_size,
-        hidden_size=model.width,
-        num_hidden_layers=model.depth,
-        num_attention_heads=model.num_heads,
-        ffn_dim=model.mlp_dim,
-        max_position_embeddings=model.length,
+    return shared.config(model, _NAMES, "opt", "OPTForCausalLM") | dict(
         do_layer_norm_before=model.place == "pre",
         _remove_final_layer_norm=model.place == "pre" and not model.final_norm,
         word_embed_proj_dim=model.embed_width or model.width,
-        activation_function=act_to(model.act),
         enable_bias=model.qkv_bias,
-        dropout=model.dropout,
-        tie_word_embeddings=model.tied,
     )
 
 
@@ -96,7 +82,7 @@ def rules(model: Decoder) -> list[Rule]:
         *linear(f"{layer}.fc2", f"{ours}/mlp/down", bias=bias),
         *norm(f"{layer}.final_layer_norm", f"{ours}/norm_mlp"),
         *(norm(f"{decoder}.final_layer_norm", "last_norm") if model.final_norm else []),
-        *([repeated("lm_head.weight")] if model.tied else linear("lm_head", "head", bias=False)),
+        *language_head(model.tied),
     ]
 
 

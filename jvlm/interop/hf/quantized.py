@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jvlm.core.bijections import TRANSPOSE
 from jvlm.core.errors import UserError, nearest
-from jvlm.core.mapping import TRANSPOSE, Index, Reader, Rule, published_names
+from jvlm.core.mapping import Index, Reader, Rule, published_names
 from jvlm.interop.packing import AWQ_ORDER, IN_ORDER, unpack_words
 from jvlm.transforms import codes_nf4, double_quantization
 from jvlm.transforms.qtensor import QTensor

@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from jvlm.core.bijections import TRANSPOSE, drop_lead, lead, patch, split
 from jvlm.core.errors import UserError
-from jvlm.core.mapping import TRANSPOSE, Rule, drop_lead, lead, nest, patch, rule, split
+from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf.blocks import clip_encoder, linear, norm, tower_config, tower_fields
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jvlm.core.mapping import Rule, repeated, rule
-from jvlm.interop.hf.blocks import act_from, act_to, linear
+from jvlm.interop.hf.blocks import act_from, act_to, language_head, linear
 from jvlm.interop.table import Config, Table, require
 from jvlm.models.t5 import T5
 
@@ -139,7 +139,7 @@ def rules(model: T5) -> list[Rule]:
         *out,
         repeated("decoder.embed_tokens.weight"),
         *_stack("decoder", "decoder", "decoder_bias", model.gated, cross=True),
-        *([repeated("lm_head.weight")] if model.tied else linear("lm_head", "head", bias=False)),
+        *language_head(model.tied),
     ]
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jvlm.core.mapping import Rule, nest, patch, rule
+from jvlm.core.bijections import patch
+from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.vit import ViT
