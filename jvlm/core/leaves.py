@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jvlm.core.tree import map_paths
+from jvlm.core.tree import flatten, map_paths
 from jvlm.core.types import Params
 
 Names = tuple[str | None, ...]
@@ -45,6 +45,11 @@ class Leaf(abc.ABC):
     def split(self) -> tuple[Any, Any]:
         """(trained, frozen): two leaves of this class with None where the other has the array. All is frozen here."""
         return jax.tree.map(lambda _: None, self), self
+
+    @property
+    def learned(self) -> int:
+        """How many rows of its own the leaf puts before what its layer gives."""
+        return 0
 
     def keyed(self, key: jax.Array) -> "Leaf":
         """The leaf for one training step, whose random choices are drawn from `key`. Here there are none."""
@@ -129,6 +134,11 @@ def keyed(params: Mapping[str, Any], key: jax.Array) -> Params:
         return leaf.keyed(jax.random.fold_in(key, zlib.crc32(path.encode())))
 
     return map_paths(put, params)
+
+
+def learned_rows(params: Mapping[str, Any]) -> int:
+    """The most rows that any leaf of `params` puts before what its layer gives: by so many a text is moved."""
+    return max((leaf.learned for leaf in flatten(params).values() if isinstance(leaf, Leaf)), default=0)
 
 
 def _conv(

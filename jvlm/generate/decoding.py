@@ -31,9 +31,9 @@ class State(struct.PyTreeNode):
 
 
 def mark(seen: Bool[Array, "B V"], tokens: Int[Array, "B T"], keep: Any = True) -> Bool[Array, "B V"]:
-    """`seen` with `tokens` in it, where `keep` [B, T] is True."""
+    """`seen` with `tokens` in it, where `keep` [B, T] is True; learned tokens, whose ids are negative, left out."""
     rows = jnp.arange(tokens.shape[0])[:, None]
-    return seen.at[rows, tokens].max(jnp.broadcast_to(keep, tokens.shape))
+    return seen.at[rows, tokens].max(jnp.broadcast_to(keep, tokens.shape) & (tokens >= 0))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "room", "stacked"))

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvlm.core.errors import UserError
-from jvlm.core.leaves import Leaf
+from jvlm.core.leaves import Leaf, learned_rows
 from jvlm.generate import decoding
 from jvlm.generate.beam import search
 from jvlm.generate.sampling import Sampling
 from jvlm.nn.decoder_stack import unstack
+from jvlm.transforms.context import NO_TOKEN, prompted
 
 Decode = Callable[[list[int]], str]
 GREEDY = Sampling()
@@ -47,7 +48,7 @@ class Generator:
             model, params = _unrolled(model, params)
         self.model = model
         self.variables = {**variables, "params": params}
-        self.ends = jnp.asarray(list(ends) or [-1], jnp.int32)
+        self.ends = jnp.asarray(list(ends) or [NO_TOKEN], jnp.int32)
         self.pad = pad
 
     def generate(
@@ -99,6 +100,7 @@ class Generator:
         rows: int | None = None,
     ) -> Iterator[list[list[int]]]:
         """`stream` of arrays as the model's `prefill` takes them: `tokens` or `embeddings`, and `mask`."""
+        inputs = prompted(self.variables["params"], inputs)
         length = inputs["mask"].shape[1]
         room = self._room(inputs, max_new_tokens)
         every = every or (8 if stop else room)
@@ -132,7 +134,7 @@ class Generator:
         how: Sampling = GREEDY,
     ) -> list[list[int]]:
         """The best text of each prompt that beam search finds; of `how` the repetition penalty alone counts."""
-        inputs = self.batch(prompts)
+        inputs = prompted(self.variables["params"], self.batch(prompts))
         room = self._room(inputs, max_new_tokens)
         slots = bucket(inputs["mask"].shape[1] + room)
         tokens, lengths = search(
@@ -155,7 +157,7 @@ class Generator:
         return dict(tokens=tokens, mask=mask)
 
     def _room(self, inputs: Mapping[str, Any], max_new_tokens: int) -> int:
-        longest = int(np.asarray(inputs["mask"]).sum(1).max())
+        longest = int(np.asarray(inputs["mask"]).sum(1).max()) + learned_rows(self.variables["params"])
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}; ask for at least one token")
         room = min(max_new_tokens, self.model.room(longest))

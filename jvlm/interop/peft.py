@@ -12,7 +12,7 @@ import numpy as np
 from jvlm.core import mapping
 from jvlm.core.errors import UserError, nearest
 from jvlm.core.tree import unflatten
-from jvlm.interop import peft_config, safetensors
+from jvlm.interop import peft_config, peft_prompts, safetensors
 from jvlm.interop.hf import TABLES
 from jvlm.interop.peft_sites import Site, sites
 from jvlm.interop.pretrained import Pretrained
@@ -56,6 +56,10 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
     rules = list(table.rules(base.model))
     at, refused = sites(rules, flat)
     parts, plain = _read(path, table)
+    if (kind := config["peft_type"]) in peft_prompts.KINDS:
+        learned = peft_prompts.read(kind, plain, base, path / WEIGHTS)
+        named = {ours: leaf.replace(name=name) for ours, leaf in learned.items()}
+        return replace(base, params=put_on(base.params, unflatten(named)))
     leaves: dict[str, Any] = {}
     grouped: dict[str, dict[int | None, tuple[Site, dict[str, np.ndarray]]]] = {}
     for module, arrays in parts.items():
@@ -67,7 +71,8 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
             raise UserError(
                 f"{path / WEIGHTS}: {module} is also the model's head, which PEFT adapts apart; merge it there first"
             )
-        grouped.setdefault(site.path, {})[site.layer] = (site, arrays)
+        for part in site.parts():
+            grouped.setdefault(part.path, {})[part.layer] = (part, arrays)
     replaced = _replaced(plain, rules, flat, path)
     # PEFT saves the layer under the adapter of an embedding or a head, too: that is the base, and not trained.
     under = {ours: replaced.pop(ours) for ours in grouped if ours in replaced}
@@ -116,7 +121,7 @@ def _lora(
         if ranks[k] != said:
             raise UserError(f"{site.module}: the rank is {ranks[k]}, but {CONFIG} says {said}")
         alphas[k] = peft_config.pattern_value(config.get("alpha_pattern") or {}, site.module, config["lora_alpha"])
-        magnitudes[k] = arrays["lora_magnitude_vector"].reshape(-1).astype(np.float32) if dora else None
+        magnitudes[k] = site.own(arrays["lora_magnitude_vector"].reshape(-1).astype(np.float32)) if dora else None
     rank = max(ranks)
     kernel = shape if None in layers else shape[1:]
     a = np.zeros((depth, *kernel[:-1], rank), np.float32)
@@ -148,8 +153,9 @@ def _ia3(base: Any, layers: Layers, config: Mapping[str, Any]) -> Ia3:
         raise UserError(f"{site.module}: gains of a patch embedding's channels are no gains of its inputs")
     size = kernel[-2] if inputs else kernel[-1]
     vector = np.ones((shape[0] if stacked else 1, size), np.float32)
-    for layer, (_, arrays) in layers.items():
-        vector[layer or 0] = arrays["ia3_l"].reshape(-1)
+    for layer, (site, arrays) in layers.items():
+        gains = arrays["ia3_l"].reshape(-1)
+        vector[layer or 0] = gains if inputs else site.own(gains)
     return Ia3(None, jnp.asarray(vector if stacked else vector[0]), inputs=inputs)
 
 

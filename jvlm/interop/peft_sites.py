@@ -1,7 +1,7 @@
 """Where peft's modules lie in our parameters: one line of a family's table for each, seen layer by layer."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,28 @@ class Site:
     """A published module and the kernel or table of ours that holds its weight, `layer` None outside of stacks.
 
     The methods turn an adapter's arrays of one layer into peft's and back, by the bijection of the weight itself: a
-    thin factor is a kernel with few outputs.
+    thin factor is a kernel with few outputs. Of a fused module that holds several kernels, equal blocks of outputs,
+    `paths` are all of them, and a site is what `parts` gives: one kernel, its `block`.
     """
 
     module: str
     path: str
     layer: int | None
     fn: Bijection
+    paths: tuple[str, ...] = ()
+    block: int = 0
+
+    @property
+    def fused(self) -> bool:
+        return len(self.paths) > 1
+
+    def parts(self) -> list["Site"]:
+        """The site of each kernel in the module."""
+        return [replace(self, path=path, block=index) for index, path in enumerate(self.paths)]
+
+    def own(self, outputs: np.ndarray) -> np.ndarray:
+        """This kernel's part of what has the module's outputs first."""
+        return np.split(outputs, len(self.paths))[self.block] if self.fused else outputs
 
     @property
     def table(self) -> bool:
@@ -30,7 +45,12 @@ class Site:
     @property
     def transposed(self) -> bool:
         """Whether the published weight is [in, out] (GPT-2's Conv1D), where peft's factors still are as elsewhere."""
-        return self.fn is IDENTITY and not self.table
+        return (self.fn is IDENTITY or self.fn.name.startswith("columns")) and not self.table
+
+    @property
+    def thin(self) -> bool:
+        """Whether peft's factors are ours transposed, without the weight's own bijection."""
+        return self.table or self.transposed or self.fused
 
     def factors(self) -> tuple[str, str]:
         """Names of the two factors after the module's."""
@@ -40,15 +60,15 @@ class Site:
 
     def save_factors(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Our a [..., in, r] and b [r, out] as peft's A and B."""
-        if self.table or self.transposed:
+        if self.thin:
             return a.T, b.T
         first = self.fn.save(a)
         return first, b.T[:, :, None, None] if first.ndim == 4 else b.T
 
     def load_factors(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The inverse."""
-        if self.table or self.transposed:
-            return a.T, b.T
+        if self.thin:
+            return a.T, self.own(b).T
         return self.fn.load(a)[0], b.reshape(b.shape[:2]).T
 
     def save_vector(self, vector: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
@@ -57,7 +77,7 @@ class Site:
 
     def channels(self, shape: tuple[int, ...]) -> int | None:
         """How many input channels the published weight of a kernel of this shape has, if that is a convolution."""
-        if self.table or self.transposed:
+        if self.thin:
             return None
         thin = self.fn.save(np.zeros((*shape[:-1], 1), np.float32))
         return int(np.shape(thin)[1]) if thin.ndim == 4 else None
@@ -66,8 +86,8 @@ class Site:
 def sites(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> tuple[dict[str, Site], dict[str, str]]:
     """(sites by module, modules that have none and why) of a table over flat parameters.
 
-    What is fused with another has none, since half of a low-rank update has no fused low-rank form; nor has the
-    output projection inside `torch.nn.MultiheadAttention`, whose adapter peft never calls.
+    What `torch.nn.MultiheadAttention` holds has none: the fused projection is no module, and an adapter of the output
+    projection is never called.
     """
     rules = list(rules)
     found: dict[str, Site] = {}
@@ -77,13 +97,14 @@ def sites(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> tuple[dict[str, S
         if not r.paths or r.paths[0].rpartition("/")[2] not in ("kernel", "embedding"):
             continue
         module, first = r.name.removesuffix(".weight"), r.paths[0]
+        blocks = len(r.paths) > 1 and r.fn.name.startswith(("columns", "split")) and r.name.endswith(".weight")
         names = published_names(r, shapes)
         for index, name in enumerate(names):
             at = name.removesuffix(".weight")
-            if len(r.paths) > 1:
+            if len(r.paths) > 1 and not blocks:
                 refused[at] = f"{r.name} holds {len(r.paths)} kernels in one tensor"
             elif module.rpartition(".")[0] in fused and module.endswith(".out_proj"):
                 refused[at] = f"{at} is called inside torch.nn.MultiheadAttention, past any adapter"
             else:
-                found[at] = Site(at, first, index if r.stacked else None, r.fn)
+                found[at] = Site(at, first, index if r.stacked else None, r.fn, r.paths)
     return found, refused

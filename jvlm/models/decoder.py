@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import struct
 
 from jvlm.core.build import call, lookup
+from jvlm.core.leaves import learned_rows
 from jvlm.core.sharding import constrain
 from jvlm.core.types import Leaf
 from jvlm.models.decoder_variants import TINY, VARIANTS
@@ -150,10 +151,12 @@ class Decoder(nn.Module):
         if (tokens is None) == (embeddings is None):
             raise ValueError("give tokens or embeddings, one of the two")
         x = self.embed(tokens) if tokens is not None else jnp.asarray(embeddings, self.dtype)
-        if cache is None and self.rope is None and x.shape[1] > self.length:
-            raise ValueError(f"{x.shape[1]} tokens, but the decoder has {self.length} positions")
+        learned = learned_rows(self.variables.get("params", {}))
+        if cache is None and self.rope is None and learned + x.shape[1] > self.length:
+            raise ValueError(f"{learned + x.shape[1]} tokens, but the decoder has {self.length} positions")
         positions = token_positions(x.shape[:2], positions, mask, cache)
-        seen = view(positions, mask, segments, prefix, cache, self.window, by_layer=self.local is not None)
+        seen = view(positions, mask, segments, prefix, cache, self.window, self.local is not None, learned)
+        positions = positions + learned
         turns = None
         if self.rope is not None:
             turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
@@ -173,7 +176,10 @@ class Decoder(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Embeddings [B, T, W] of `tokens` [B, T], as `__call__` takes them."""
         x = self.token_embed(tokens)
-        return x * jnp.asarray(math.sqrt(self.width), self.dtype) if self.scaled_embed else x
+        if not self.scaled_embed:
+            return x
+        # A learned vector, whose id is negative, is what the blocks read.
+        return x * jnp.where(tokens < 0, 1.0, math.sqrt(self.width)).astype(self.dtype)[..., None]
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Logits [..., V] in float32 of what left the last norm [..., D]."""

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from jvlm.core.sharding import constrain
+from jvlm.nn import masks
 from jvlm.nn.dense import Dense, Initializer
 
 
@@ -20,13 +21,14 @@ def dot_product_attention(
     """softmax(q k' / sqrt(D)) v, the softmax in float32 (Vaswani et al., arXiv:1706.03762, eq. 1).
 
     `mask` broadcasts to [B, H, S, T], True = attend. Key and value heads may be fewer than query heads, each then
-    shared by H / K of them (arXiv:2305.13245).
+    shared by H / K of them (arXiv:2305.13245). Keys that `mask` does not know stand first (`masks.extended`).
     """
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bshd,bthd->bhst", query, key, preferred_element_type=jnp.float32)
+    mask = masks.extended(mask, key.shape[1])
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)

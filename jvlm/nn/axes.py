@@ -12,7 +12,6 @@ from flax import struct
 from flax.core import meta
 
 from jvlm.core.sharding import Names
-from jvlm.core.types import Params
 
 
 class Named(struct.PyTreeNode, meta.AxisMetadata):
@@ -47,7 +46,7 @@ def named(init: Callable[..., jax.Array], names: Names) -> Callable[..., Any]:
     return boxed
 
 
-def split(boxed: Any) -> tuple[Params, Params]:
+def split(boxed: Any) -> tuple[Any, Any]:
     """A tree with boxes to (plain arrays, names of their axes). An unnamed array gets a None per axis."""
     plain = jax.tree.map(lambda x: x.unbox() if _is_box(x) else x, boxed, is_leaf=_is_box)
     names = jax.tree.map(lambda x: x.names if isinstance(x, Named) else (None,) * x.ndim, boxed, is_leaf=_is_box)

@@ -39,11 +39,13 @@ def view(
     cache: Cache | None = None,
     window: int | None = None,
     by_layer: bool = False,
+    learned: int = 0,
 ) -> View:
     """What tokens at `positions` [B, T] see of each other and of the cache.
 
     `mask` [B, T] is False for padding, `segments` [B, T] number packed texts, tokens of `prefix` [B, T] are seen also
-    by what precedes them. `by_layer` gives the mask with the `window` beside the one without.
+    by what precedes them. `by_layer` gives the mask with the `window` beside the one without. The first `learned` keys
+    are those of a prefix, at the positions before the tokens'.
     """
     at, keys, keep = None, positions, None if mask is None else mask.astype(bool)
     if cache is not None:
@@ -58,6 +60,10 @@ def view(
     packed = None if segments is None else (segments, segments)
 
     def visible(window: int | None) -> jax.Array:
-        return masks.visible(positions, keys, keep, window, packed, prefix)
+        own = masks.visible(positions, keys, keep, window, packed, prefix)
+        if not learned:
+            return own
+        before = jnp.broadcast_to(jnp.arange(learned), (positions.shape[0], learned))
+        return jnp.concatenate([masks.visible(positions + learned, before, window=window), own], axis=-1)
 
     return View(visible(None if by_layer else window), visible(window) if by_layer else None, at, cache)

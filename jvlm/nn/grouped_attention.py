@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jvlm.nn import masks
 from jvlm.nn.attention import join_heads, split_heads
 from jvlm.nn.cache import Fresh, insert
 from jvlm.nn.dense import Initializer
@@ -22,21 +23,24 @@ def grouped_attention(
     query: Float[Array, "B T H D"],
     key: Float[Array, "B K S D"],
     value: Float[Array, "B K S D"],
-    mask: Bool[Array, "#B 1 #T S"] | None = None,
-    bias: Float[Array, "#B H T S"] | None = None,
+    mask: Bool[Array, "#B 1 #T M"] | None = None,
+    bias: Float[Array, "#B H T M"] | None = None,
     scale: float = 1.0,
     cap: float | None = None,
 ) -> Float[Array, "B T H D"]:
     """softmax(cap(scale q k') + bias) v, the softmax in float32; H / K queries share a key (arXiv:2305.13245).
 
-    `mask` True = attend. Keys and values lie as in the cache, so that a product needs no transposed copy of them.
+    `mask` True = attend. Keys that `mask` and `bias` do not know stand first (`masks.extended`). Keys and values lie as
+    in the cache, so that a product needs no transposed copy of them.
     """
     batch, length, heads, width = query.shape
     groups = heads // key.shape[1]
     query = (query * scale).reshape(batch, length, key.shape[1], groups, width)
     logits = jnp.einsum("btkgd,bksd->bkgts", query, key.astype(query.dtype), preferred_element_type=jnp.float32)
     logits = softcap(logits, cap)
+    mask = masks.extended(mask, key.shape[2])
     if bias is not None:
+        bias = jnp.pad(bias, [(0, 0)] * 3 + [(key.shape[2] - bias.shape[3], 0)])
         logits = logits + bias.reshape(-1, key.shape[1], groups, *bias.shape[2:]).astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask[:, :, None], logits, jnp.finfo(jnp.float32).min)
@@ -84,12 +88,17 @@ class GroupedAttention(nn.Module):
         else:
             source = x if memory is None else memory
             key = self._heads(source, self.num_kv_heads, "key")
-            key = key if turns is None else rotate(key, turns)
             value = self._heads(source, self.num_kv_heads, "value")
-            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B, K, T, D]
+            # Rows that an adapter has put before the tokens' own; those of a memory are kept with it.
+            learned = 0 if memory is not None else key.shape[1] - source.shape[1]
+            before = (key[:, :learned].swapaxes(1, 2), value[:, :learned].swapaxes(1, 2))
+            key = key[:, learned:] if turns is None else rotate(key[:, learned:], turns)
+            key, value = key.swapaxes(1, 2), value[:, learned:].swapaxes(1, 2)  # [B, K, T, D]
             fresh = Fresh(key=key, value=value)
             if past is not None:
                 key, value = insert(past[0], key, at), insert(past[1], value, at)
+            if learned:
+                key, value = (jnp.concatenate([x, y.astype(x.dtype)], axis=2) for x, y in zip(before, (key, value)))
         y = grouped_attention(query, key, value, mask, bias, self.scale, self.cap)
         return join_heads(y, x.shape[-1], self.out_bias, self.kernel_init, self.dtype), fresh
 

@@ -15,6 +15,14 @@ def padding(keep: Bool[Array, "B T"]) -> Bool[Array, "B 1 1 T"]:
     return keep[:, None, None, :]
 
 
+def extended(mask: jax.Array | None, keys: int) -> jax.Array | None:
+    """`mask` for that many keys: those it does not know stand before the others and are visible to all."""
+    before = 0 if mask is None else keys - mask.shape[-1]
+    if mask is None or before <= 0:
+        return mask
+    return jnp.concatenate([jnp.ones((*mask.shape[:-1], before), bool), mask], axis=-1)
+
+
 def row(mask: Bool[Array, "#B #H #S T"], at: int | Int[Array, "B"]) -> Bool[Array, "#B #H 1 T"]:
     """The part of a mask that concerns the query at position `at`, one for all or one for each sequence."""
     if mask.shape[2] == 1:
@@ -47,8 +55,8 @@ def visible(
     """Which keys each query of a decoder attends to, by the positions of both: those at or before its own.
 
     `keep` False hides a key (padding, an empty slot of a cache). `window` hides what lies that far back. `segments`
-    of queries and keys separate the texts packed into a row, whose positions start again with each. Keys in `prefix`
-    are visible to what precedes them as well.
+    of queries and keys separate the texts packed into a row, whose positions start again with each; a key of a negative
+    segment belongs to all of them. Keys in `prefix` are visible to what precedes them as well.
     """
     back = queries[:, :, None] - keys[:, None, :]
     out = back >= 0
@@ -57,7 +65,8 @@ def visible(
     if window is not None:
         out = out & (back < window)
     if segments is not None:
-        out = out & (segments[0][:, :, None] == segments[1][:, None, :])
+        theirs = segments[1][:, None, :]
+        out = out & ((segments[0][:, :, None] == theirs) | (theirs < 0))
     if keep is not None:
         out = out & keep[:, None, :]
     return out[:, None]

@@ -10,6 +10,7 @@ import numpy as np
 from jvlm.core.types import Batch, Grads, Loss, Params, Predict, Variables
 from jvlm.losses.language import language_loss, next_token
 from jvlm.tasks.base import accumulate
+from jvlm.transforms.context import NO_TOKEN, prompted
 
 INPUTS = (
     "tokens", "image", "image_mask", "places", "positions", "segments", "mask", "prefix", "question", "question_mask"
@@ -51,13 +52,13 @@ class Language:
 
     def loss(self, params: Params, state: Params, batch: Batch, rng: jax.Array) -> Loss:
         variables = {"params": params, **state}
+        if batch.get("answer") is None:
+            batch = {**batch, "answer": batch["tokens"] != getattr(self.model, "image_token", NO_TOKEN)}
+        batch = prompted(params, batch)
         out, new = self.model.apply(
             variables, **inputs(batch), at=0, train=True, rngs={"dropout": rng}, mutable=list(state)
         )
-        answer = batch.get("answer")
-        if answer is None and hasattr(self.model, "image_token"):
-            answer = batch["tokens"] != self.model.image_token
-        targets, weights = next_token(batch["tokens"], answer, batch.get("segments"), batch.get("weight"))
+        targets, weights = next_token(batch["tokens"], batch["answer"], batch.get("segments"), batch.get("weight"))
 
         def logits_of(x: jax.Array) -> Any:
             return self.model.apply(variables, x, method="logits")

@@ -22,16 +22,14 @@ class Adapter(Leaf):
     name: str
     weight: float
     held: bool
+    replace: Callable[..., Any]
+    """The same adapter with other fields; `flax.struct` gives it."""
 
     TRAINED: ClassVar[tuple[str, ...]]
     """Fields that are trained. Every other array is derived from the configuration or is the base's."""
 
     MERGES: ClassVar[bool] = True
     """Whether the adapter is a change of the kernel and the bias, which can be merged."""
-
-    @abc.abstractmethod
-    def replace(self, **fields: Any) -> Any:
-        """The same adapter with other fields; `flax.struct` gives it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,6 +64,10 @@ class Adapter(Leaf):
     @abc.abstractmethod
     def names_of(self, field: str, ndim: int, names: Names) -> Names:
         """Names of the axes of one own array, from those of the kernel's: the layer axis first where there is one."""
+
+    @property
+    def learned(self) -> int:
+        return self.base.learned if isinstance(self.base, Leaf) else 0
 
     def matmul(self, x: jax.Array) -> jax.Array:
         return leaves.matmul(x, self.base)

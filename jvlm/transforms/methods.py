@@ -17,6 +17,7 @@ from jvlm.transforms.bottleneck import Bottleneck
 from jvlm.transforms.context import Context
 from jvlm.transforms.ia3 import Ia3
 from jvlm.transforms.lora_method import LoraMethod
+from jvlm.transforms.prompt_methods import PrefixMethod, PromptMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,8 @@ ADAPTERS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "bottleneck": (BottleneckMethod, {}),
     "bitfit": (BitFitMethod, {}),
     "coop": (ContextMethod, {}),
+    "prefix": (PrefixMethod, {}),
+    "prompt": (PromptMethod, {}),
 }
 """Each kind's class, and the fields that its name sets."""
 

@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,18 @@ import pytest
 
 from jvlm.core import mapping
 from jvlm.core.errors import UserError
-from jvlm.core.tree import flatten
-from jvlm.data.processor import Processor
+from jvlm.core.tree import flatten, map_paths
 from jvlm.interop import peft, peft_write
-from jvlm.interop.hf import TABLES
-from jvlm.interop.peft_sites import sites
 from jvlm.interop.pretrained import Pretrained
-from jvlm.interop.table import Table
 from jvlm.interop.weights import materialized
 from jvlm.transforms.adapters import activate, attach
 from jvlm.transforms.freeze import combine, partition
+from jvlm.transforms.lora import Lora
 from jvlm.transforms.methods import make_method
 from tests.interop import directories
 from tests.interop.decoder_cases import DECODERS
 from tests.interop.hf_cases import CASES as OTHERS
-from tests.interop.hf_cases import Case
+from tests.interop.peft_bases import Base, adapted, opened, saved, tensors
 from tests.reference import torch
 from tests.reference_peft import peft as reference_peft
 
@@ -43,17 +40,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Base:
-    """A reference model, and ours of the directory that it saved."""
-
-    case: Case
-    reference: Any
-    table: Table
-    ours: Pretrained
-    modules: list[str]
-
-
 @pytest.fixture(scope="module", params=FIRST)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     return opened(CASES[FIRST[request.param]], tmp_path_factory.mktemp("base"))
@@ -62,20 +48,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return opened(CASES[FIRST["clip"]], tmp_path_factory.mktemp("clip"))
-
-
-def opened(case: Case, directory: Path) -> Base:
-    reference = case.build()
-    reference.save_pretrained(directory)
-    table = TABLES[case.table]
-    model, variables = directories.load(directory, table)
-    params = variables.pop("params")
-    published = directories.read_config(directory)
-    ours = Pretrained(model, params, variables, {"family": table.family}, Processor(), published)
-    found, _ = sites(table.rules(model), directories.shapes(model))
-    named = dict(reference.named_modules())
-    groups = {name for name, module in named.items() if getattr(module, "groups", 1) > 1}
-    return Base(case, reference, table, ours, [name for name in found if name in named and name not in groups])
 
 
 def config_of(kind: str, modules: list[str], reference: Any, **fields: Any) -> Any:
@@ -89,26 +61,6 @@ def config_of(kind: str, modules: list[str], reference: Any, **fields: Any) -> A
         return reference_peft.IA3Config(target_modules=modules, feedforward_modules=inputs, **fields)
     settings = dict(r=3, lora_alpha=5, rank_pattern={modules[0]: 2}, alpha_pattern={modules[-1]: 7})
     return reference_peft.LoraConfig(target_modules=modules[:-2] + modules[-1:], **settings, **KINDS[kind], **fields)
-
-
-def adapted(base: Base, config: Any, seed: int = 0) -> Any:
-    """The reference with an adapter whose arrays are random."""
-    torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = reference_peft.get_peft_model(copy.deepcopy(base.reference), config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def saved(model: Any, directory: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(directory)
-    return directory
 
 
 def run(base: Base, ours: Pretrained) -> dict[str, np.ndarray]:
@@ -140,7 +92,7 @@ def check_both_ways(base: Base, kind: str, tmp_path: Path) -> None:
     plain = expected(base, base.reference)
     assert max(np.abs(plain[name] - wanted[name]).max() for name in wanted) > 1e-3
     peft_write.save(ours, tmp_path / "ours")
-    before, after = (_tensors(tmp_path / name) for name in ("theirs", "ours"))
+    before, after = (tensors(tmp_path / name) for name in ("theirs", "ours"))
     before = {name: x for name, x in before.items() if ".base_layer." not in name}  # copies of the base's
     assert before.keys() == after.keys()
     for name, array in before.items():
@@ -157,13 +109,6 @@ def check_both_ways(base: Base, kind: str, tmp_path: Path) -> None:
     for name, array in mapping.save(base.table.rules(ours.model), materialized(ours)):
         if name in state and array.dtype == np.float32:
             np.testing.assert_allclose(array, state[name], atol=1e-5, rtol=1e-5, err_msg=name)
-
-
-def _tensors(directory: Path) -> dict[str, np.ndarray]:
-    from jvlm.interop.safetensors import SafetensorsReader
-
-    reader = SafetensorsReader(directory, peft.WEIGHTS)
-    return {name: reader.read(name) for name in reader.names()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,7 +142,7 @@ def test_gradients_of_the_adapter_equal_peft(table: str, kind: str, tmp_path: Pa
     grads = jax.jit(jax.grad(objective))(trained)
     # Written as a directory, the gradients have peft's names and layouts; what a leaf holds besides is as it was.
     peft_write.save(replace(ours, params=combine(grads, frozen)), tmp_path / "grads")
-    written = _tensors(tmp_path / "grads")
+    written = tensors(tmp_path / "grads")
     wanted = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
     renamed = {n.replace(".default.weight", ".weight").replace(".default", ""): x for n, x in wanted.items()}
     renamed = {n.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): x for n, x in renamed.items()}
@@ -256,7 +201,7 @@ def test_what_is_not_implemented_is_refused_by_name(
 
 
 def tensors_without_a_place(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
-    yield from _tensors(directory).items()
+    yield from tensors(directory).items()
     yield "base_model.model.text_model.nothing.weight", np.zeros(3, np.float32)
 
 
@@ -297,11 +242,41 @@ def test_a_weighted_or_a_second_adapter_is_refused(clip: Base, tmp_path: Path) -
         peft_write.save(replace(clip.ours, params=two), tmp_path / "out")
 
 
-def test_a_fused_module_is_refused_on_reading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_of_a_fused_module_is_one_of_each_of_its_kernels(kind: str, tmp_path: Path) -> None:
     base = opened(CASES[FIRST["gpt2"]], tmp_path / "base")
-    model = adapted(base, reference_peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
-    with pytest.raises(UserError, match=r"c_attn cannot take an adapter: .* 3 kernels in one tensor"):
-        peft.load(saved(model, tmp_path / "theirs"), base.ours)
+    config = reference_peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, **KINDS[kind])
+    model = adapted(base, config)
+    ours = peft.load(saved(model, tmp_path / "theirs"), base.ours)
+    leaves = {path for path, leaf in flatten(ours.params).items() if hasattr(leaf, "base")}
+    assert leaves == {f"blocks/layers/attn/{name}/kernel" for name in ("query", "key", "value")}
+    directories.assert_near(run(base, ours), expected(base, model))
+    peft_write.save(ours, tmp_path / "ours")
+    before, after = (tensors(tmp_path / name) for name in ("theirs", "ours"))
+    assert {name: x.tobytes() for name, x in before.items()} == {name: x.tobytes() for name, x in after.items()}
+
+
+def test_an_adapter_of_some_kernels_of_a_fused_module_is_written_exactly(tmp_path: Path) -> None:
+    base = opened(CASES[FIRST["gpt2"]], tmp_path / "base")
+    method = make_method(dict(kind="lora", rank=2, alpha=3))
+    params = attach(base.ours.params, method, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 8))
+    params = map_paths(lambda _, x: x.replace(b=jax.random.normal(next(keys), x.b.shape)) if is_lora(x) else x, params)
+    ours = replace(base.ours, params=params)
+    peft_write.save(ours, tmp_path / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = reference_peft.PeftModel.from_pretrained(copy.deepcopy(base.reference), tmp_path / "ours").eval()
+    found = run(base, ours)
+    directories.assert_near(found, expected(base, model))
+    plain = run(base, base.ours)
+    assert max(np.abs(found[name] - plain[name]).max() for name in found) > 1e-3
+    again = peft.load(tmp_path / "ours", base.ours)
+    directories.assert_near(run(base, again), found)
+
+
+def is_lora(leaf: Any) -> bool:
+    return isinstance(leaf, Lora)
 
 
 def test_an_adapter_on_a_table_that_is_the_head_too_is_refused(tmp_path: Path) -> None:
