@@ -6,12 +6,14 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Unoptimized code: most of the time of a test is spent compiling programs that run once, on a handful of numbers.
 # And no limit to how long eight devices on a busy core may wait for each other: past its own, XLA aborts the process.
-FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    ]
 )
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 # One thread per worker for the reference implementations: pytest-xdist already fills the cores.

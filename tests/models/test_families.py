@@ -26,7 +26,7 @@ STACKS = ["align", "blip2", "clip", "decoder", "flamingo", "t5"]
 PLAIN = ["clip", "decoder"]
 stacks = pytest.mark.parametrize("family", STACKS)
 # Unoptimized, what a program computes twice is rounded in two ways.
-OPTIMIZED = {"xla_backend_optimization_level": 1}
+OPTIMIZED: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
 
 @functools.cache
@@ -110,7 +110,8 @@ def test_scanned_equals_unrolled(family: str) -> None:
     assert shapes(abstract(unrolled)[0]) == shapes(abstract(model)[0])
     programs = [forward(m).lower(variables, given) for m in (unrolled, model)]
     assert ["stablehlo.while" in program.as_text() for program in programs] == [False, True]
-    assert_near(*(program.compile()(variables, given) for program in programs), 1e-6)
+    without, with_scan = (program.compile()(variables, given) for program in programs)
+    assert_near(without, with_scan, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +119,9 @@ def test_scanned_equals_unrolled(family: str) -> None:
 )
 def test_recomputing_changes_neither_value_nor_gradient(family: str, remat: str) -> None:
     model, variables, _, given = initial(family)
-    both = (objective(m, OPTIMIZED) for m in (models.create(tiny(family, remat=remat)), model))
-    assert_near(*(step(*parts(variables), given) for step in both), 1e-6)
+    steps = (objective(m, OPTIMIZED) for m in (models.create(tiny(family, remat=remat)), model))
+    recomputed, kept = (step(*parts(variables), given) for step in steps)
+    assert_near(recomputed, kept, 1e-6)
 
 
 @stacks

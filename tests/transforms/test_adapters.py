@@ -32,7 +32,7 @@ from jvlm.transforms.methods import make_method
 from tests.models_util import initialize, inputs, tiny
 
 families = pytest.mark.parametrize("family", models.MODELS)
-UNFUSED = {"xla_disable_hlo_passes": "fusion,cpu-instruction-fusion,dot-library-rewriter,algsimp"}
+UNFUSED: dict[str, Any] = {"xla_disable_hlo_passes": "fusion,cpu-instruction-fusion,dot-library-rewriter,algsimp"}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": dict(kind="lora", rank=3),
     "dora": dict(kind="dora", rank=3),
