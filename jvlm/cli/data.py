@@ -126,12 +126,13 @@ def _pack(args: argparse.Namespace) -> int:
         kind = args.format or conversations.kind_of(Path(args.paths[0]))
         source = open_source(args.paths[:-1], kind, args.images)
         result = pack(source, args.paths[-1], int(args.shard_mb * 2**20))
+    truncated = result.get("truncated", [])
     if args.json:
         print(json.dumps(result))
-        return 0
+        return 1 if truncated else 0
     print(f"{result['samples']} samples in {result['shards']} shards")
     for cause, count in result.get("skipped", {}).items():
         print(f"left out: {count} {cause}")
-    for message in result.get("truncated", []):
-        print(message)
-    return 0
+    for message in truncated:
+        print(message, file=sys.stderr)
+    return 1 if truncated else 0

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jvlm.core.errors import UserError
 from jvlm.data.image_spec import ImageSpec
@@ -54,6 +54,8 @@ def open_picture(data: bytes, max_bytes: int = MAX_DECODED_BYTES, name: str = "p
         image = Image.open(io.BytesIO(data), formats=_formats(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture(f"{name}: {error}", "oversized picture") from error
+    except UnidentifiedImageError as error:  # whose text names an object in memory
+        raise BadPicture(f"{name}: not a picture of a known format", "corrupt picture") from error
     except BROKEN as error:
         raise BadPicture(f"{name}: not a readable picture ({error})", "corrupt picture") from error
     decoded = image.width * image.height * max(3, len(image.getbands()))

@@ -92,7 +92,10 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             writers.close()
             return ended
     except ConfigError:
-        raise  # the command is wrong, not the run that may already lie in the workdir
+        # The command is wrong, not the run that may already lie in the workdir.
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
     except BaseException as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         status.write("failed", step, reason)

@@ -41,7 +41,7 @@ def _loaded(path: Path) -> list[str]:
     try:
         pretrained = load(path)
     except UserError as error:
-        return [str(error)]
+        return [str(error) if str(path) in str(error) else f"{path}: {error}"]
     problems = []
     if pretrained.processor.image is None and hasattr(pretrained.model, "image_tower"):
         problems.append(f"{path}: no preprocessing for pictures (preprocessor_config.json)")

@@ -64,7 +64,7 @@ def test_pack_turns_a_folder_into_shards_that_come_back(tmp_path, capsys):
     assert call("check", str(out)) == 0
 
 
-def test_pack_takes_a_table_and_indexes_shards(tmp_path, capsys):
+def test_pack_takes_a_table_and_an_index_names_the_shard_that_ends_early(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(pictures.encode(pictures.photo(8, 8)))
     (tmp_path / "t.csv").write_text("image,caption\na.png,one\n")
     assert call("pack", str(tmp_path / "t.csv"), str(tmp_path / "out")) == 0
@@ -72,7 +72,7 @@ def test_pack_takes_a_table_and_indexes_shards(tmp_path, capsys):
     (tmp_path / "out" / "00000.tar.index").unlink()
     shard.write_bytes(shard.read_bytes()[:900])
     capsys.readouterr()
-    assert call("pack", "--index", str(shard), "--json") == 0
+    assert call("pack", "--index", str(shard), "--json") == 1
     result = json.loads(capsys.readouterr().out)
     assert result["samples"] == 0
     assert "ends early" in result["truncated"][0] or "ends without" in result["truncated"][0]
