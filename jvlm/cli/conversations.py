@@ -2,10 +2,11 @@
 
 import argparse
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jvlm.cli.checked import report, span
 from jvlm.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -106,29 +107,18 @@ def check(args: argparse.Namespace, kind: str) -> int:
         raise ConfigError("conversations are measured with a model's tokenizer and template; give --model DIR")
     processor = processor_of(Path(args.model), args.length or 2048, args.picture_tokens, args.max_pictures)
     result = check_conversations(open_conversations(args.paths, kind, args.images), processor)
-    fraction = sum(result["bad"].values()) / result["samples"]
-    if args.json:
-        print(json.dumps(result))
-    else:
-        _print(result)
-    if fraction > args.max_bad:
-        print(f"{fraction:.1%} of the samples are bad, more than {args.max_bad:.1%}", file=sys.stderr)
-        return 1
-    return 0
+    return report(args, result, _lines(result))
 
 
-def _print(result: dict[str, Any]) -> None:
-    def span(values: dict[str, float]) -> str:
-        return f"{values['min']:g} to {values['max']:g}, median {values['median']:g}"
-
-    print(f"samples   {result['samples']}, {result['good']} good")
-    print(f"pictures  a sample {span(result['pictures'])}; {result['distinct_pictures']} different ones read")
-    print(f"tokens    {span(result['tokens'])}; {result['cut']} fill all {result['tokens']['limit']}, so may be cut")
-    print(f"answers   {span(result['answer_tokens'])} tokens")
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"samples   {result['samples']}, {result['good']} good"
+    yield f"pictures  a sample {span(result['pictures'])}; {result['distinct_pictures']} different ones read"
+    yield f"tokens    {span(result['tokens'])}; {result['cut']} fill all {result['tokens']['limit']}, so may be cut"
+    yield f"answers   {span(result['answer_tokens'])} tokens"
     for kind, count in result["types"].items():
-        print(f"type      {count} {kind}")
-    print(f"packed    {result['rows']} rows, {result['utilisation']:.1%} of them tokens")
+        yield f"type      {count} {kind}"
+    yield f"packed    {result['rows']} rows, {result['utilisation']:.1%} of them tokens"
     for cause, count in result["bad"].items():
-        print(f"bad       {count} {cause}")
+        yield f"bad       {count} {cause}"
         for message in result["first_bad"][cause]:
-            print(f"          {message}")
+            yield f"          {message}"

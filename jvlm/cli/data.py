@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jvlm.cli import conversations
+from jvlm.cli.checked import report, span
 
 EXAMPLE = """examples:
   jvlm data check shards/
@@ -87,31 +88,20 @@ def _check(args: argparse.Namespace) -> int:
 
     source = open_source(args.paths, kind, args.images)
     result = check(source, clip_tokenizer(args.tokenizer), args.length or 77)
-    fraction = sum(result["bad"].values()) / result["samples"]
-    if args.json:
-        print(json.dumps(result))
-    else:
-        _print(result)
-    if fraction > args.max_bad:
-        print(f"{fraction:.1%} of the samples are bad, more than {args.max_bad:.1%}", file=sys.stderr)
-        return 1
-    return 0
+    return report(args, result, _lines(result))
 
 
-def _print(result: dict[str, Any]) -> None:
-    def span(values: dict[str, float]) -> str:
-        return f"{values['min']:g} to {values['max']:g}, median {values['median']:g}"
-
+def _lines(result: dict[str, Any]) -> Iterator[str]:
     tokens = result["tokens"]
-    print(f"samples   {result['samples']} ({result['bytes'] / 1e6:.1f} MB of pictures), {result['good']} good")
-    print(f"height    {span(result['height'])}\nwidth     {span(result['width'])}")
-    print(f"captions  {result['captions']['total']}, a sample {span(result['captions']['per_sample'])}")
-    print(f"tokens    {span(tokens)}; {tokens['truncated']} captions are longer than {tokens['limit']}")
-    print(f"labels    {result['labelled']}")
+    yield f"samples   {result['samples']} ({result['bytes'] / 1e6:.1f} MB of pictures), {result['good']} good"
+    yield f"height    {span(result['height'])}\nwidth     {span(result['width'])}"
+    yield f"captions  {result['captions']['total']}, a sample {span(result['captions']['per_sample'])}"
+    yield f"tokens    {span(tokens)}; {tokens['truncated']} captions are longer than {tokens['limit']}"
+    yield f"labels    {result['labelled']}"
     for cause, count in result["bad"].items():
-        print(f"bad       {count} {cause}")
+        yield f"bad       {count} {cause}"
     for message in result["first_bad"]:
-        print(f"          {message}")
+        yield f"          {message}"
 
 
 def _pack(args: argparse.Namespace) -> int:

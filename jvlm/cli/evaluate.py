@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "suites: retrieval_style, retrieval_style_pixels, retrieval_concepts, retrieval_validation,\n"
         "retrieval_validation_pixels, zero_shot_style, linear_probe_style, knn_style (the demo's emoji);\n"
-        "with --data DIR: retrieval, zero_shot, linear_probe, knn.\n\n"
+        "easy_vqa, easy_vqa_choice (questions about drawn shapes, for a model that writes);\n"
+        "with --data DIR: retrieval, zero_shot, linear_probe, knn, conversations.\n\n"
         "FILE holds {suite: {metric: {value, low, high, chance, blind, n}}}, values in 0..1, low and high the 95 %\n"
-        "interval, blind the score with the pictures shuffled. Scores of other suites in a workdir's results.json stay."
+        "interval, blind the score with the pictures shuffled; answers have `removed` as well, the score without\n"
+        "pictures. Scores of other suites in a workdir's results.json stay."
     )
 
 
@@ -35,15 +37,17 @@ def run(args: argparse.Namespace) -> int:
     check_names(args.suite)
     evaluators = {name: make_evaluator(name, args.data) for name in args.suite}
 
+    from jvlm.cli.answering import load_answerer
     from jvlm.cli.encoding import load_encoder, write_file
     from jvlm.cli.main import print_json
-    from jvlm.evals.score import score
+    from jvlm.evals.score import asks, score
 
-    _, encoder = load_encoder(args, "image")
+    kinds = set(map(asks, evaluators.values()))
+    subjects = {kind: load_answerer(args) if kind else load_encoder(args, "image")[1] for kind in kinds}
     workdir = find_workdir(Path(args.model))
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
-        results[name] = score(name, evaluator, encoder, workdir and workdir / "report")
+        results[name] = score(name, evaluator, subjects[asks(evaluator)], workdir and workdir / "report")
         if not args.json:
             show(name, results[name])
     output = Path(args.output) if args.output else (workdir or Path(args.model)) / "results.json"
@@ -85,15 +89,18 @@ def show(suite: str, scores: dict[str, Any]) -> None:
     """One suite as a table of percentages."""
     from jvlm.cli.encoding import print_table
 
-    def percent(x: float) -> str:
-        return f"{100 * x:.1f}"
+    answers = any("removed" in score for score in scores.values())
 
     def row(metric: str, s: dict[str, Any]) -> tuple[str, ...]:
-        interval = f"{percent(s['low'])} to {percent(s['high'])}"
-        return metric, percent(s["value"]), interval, percent(s["chance"]), percent(s["blind"]), str(s["n"])
+        def shown(key: str) -> str:
+            return f"{s[key]:.2f}" if metric.startswith("perplexity") else f"{100 * s[key]:.1f}"
+
+        blind = [shown("blind"), *([shown("removed")] if answers else [])]
+        return metric, shown("value"), f"{shown('low')} to {shown('high')}", shown("chance"), *blind, str(s["n"])
 
     rows = [row(metric, score) for metric, score in scores.items()]
-    print_table(suite, ("metric", "%", "95 % interval", "chance", "blind", "n"), rows)
+    blind = ("shuffled", "no picture") if answers else ("blind",)
+    print_table(suite, ("metric", "%", "95 % interval", "chance", *blind, "n"), rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ VERBS = {
     "embed": "embeddings of pictures and texts",
     "classify": "zero-shot classes of pictures",
     "search": "find pictures of a folder by a text or a picture",
-    "ask": "ask a language model a question, or hold a conversation",
+    "caption": "say what pictures show",
+    "ask": "ask a model a question, about pictures or not, or hold a conversation",
     "data": "look through a dataset before a run; pack a folder or table into shards",
 }
 MODULES = {"import": "import_"}

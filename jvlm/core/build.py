@@ -16,9 +16,15 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def call(fn: Callable[..., T], kwargs: Mapping[str, Any], what: str) -> T:
-    """`fn(**kwargs)`, or a ConfigError that names an unknown or missing argument of `what`."""
-    parameters = inspect.signature(fn).parameters
+def call(fn: Callable[..., T], kwargs: Mapping[str, Any], what: str, rest: Callable[..., Any] | None = None) -> T:
+    """`fn(**kwargs)`, or a ConfigError that names an unknown or missing argument of `what`.
+
+    `rest` is what `fn` hands its further keywords to.
+    """
+    parameters = dict(inspect.signature(fn).parameters)
+    if rest is not None:
+        own = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        parameters = {**inspect.signature(rest).parameters, **own}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in kwargs:
         if key not in parameters and not open_ended:

@@ -76,6 +76,12 @@ def _easy_vqa(**kwargs: Any):
     return EasyVqaSource(**kwargs)
 
 
+def _easy_vqa_pictures(**kwargs: Any):
+    from jvlm.data.easy_vqa_pictures import EasyVqaPictures
+
+    return EasyVqaPictures(**kwargs)
+
+
 def _captioned(**kwargs: Any):
     from jvlm.data.as_conversations import CaptionedSource
 
@@ -95,5 +101,6 @@ DATASETS: dict[str, Callable[..., Any]] = {
     "vqa_v2": _vqa,
     "interleaved": _interleaved,
     "easy_vqa": _easy_vqa,
+    "easy_vqa_pictures": _easy_vqa_pictures,
     "captioned": _captioned,
 }

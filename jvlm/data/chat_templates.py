@@ -31,6 +31,14 @@ TEMPLATES: dict[str, str] = {
     "{%- for part in message.content if part.type == 'image' -%}{{ image_token }}{%- endfor -%}"
     "{{ 'Question: ' }}{%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}"
     "{{ ' Answer:' }}{%- endif -%}{%- endfor -%}",
+    # The same without the words around them: what a short run learns from.
+    "short": _PARTS + "{%- for message in messages -%}"
+    "{%- if message.role == 'assistant' -%}{{ ' ' }}" + _ANSWER + "{%- else -%}{{ shown(message.content) }}"
+    "{%- endif -%}{%- endfor -%}",
+    # What the processors of BLIP-2, InstructBLIP and PaliGemma make of a picture and a text, without a template.
+    "pictures_first": "{%- for message in messages -%}"
+    "{%- for part in message.content if part.type == 'image' -%}{{ image_token }}{%- endfor -%}{{ start }}"
+    "{%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}{{ end }}{%- endfor -%}",
     # LLaVA-1.5's conversations (arXiv:2310.03744), an end token after every answer.
     "vicuna": _PICTURES_FIRST + "{%- for message in messages -%}"
     "{%- if message.role == 'system' -%}{{ shown(message.content) + ' ' }}"
@@ -49,6 +57,14 @@ TEMPLATES: dict[str, str] = {
     "{%- else -%}{{ part.text }}{%- endif -%}{%- endif -%}{%- endfor -%}{%- endfor -%}",
 }
 """Jinja text by name."""
+
+
+def with_template(files: Mapping[str, bytes], name: str, image_token: str = "<image>") -> dict[str, bytes]:
+    """A tokenizer's `files` with a template of `TEMPLATES` in place of their own, which names the image token."""
+    source = lookup(TEMPLATES, name, "chat template")
+    kept = {file: data for file, data in files.items() if not file.startswith("chat_template")}
+    told = "{%- set image_token = " + repr(image_token) + " -%}"
+    return {**kept, "chat_template.jinja": (told + source).encode()}
 
 
 def named(name: str, eos_token: str, image_token: str = "<image>", **special_tokens: str) -> ChatTemplate:

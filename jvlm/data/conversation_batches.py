@@ -1,17 +1,17 @@
 """Training batches of packed conversations: measured, planned, then read like any other data."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from jvlm.core import build
 from jvlm.core.errors import UserError
 from jvlm.data import shuffle
 from jvlm.data.conversations import ConversationSource
 from jvlm.data.lengths import Lengths, measure_all
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.packing import WINDOW, Packed
-from jvlm.data.pipeline import FOREVER, BatchIterator, make_order, read, share
+from jvlm.data.pipeline import FOREVER, BatchIterator, Reading, make_order
 from jvlm.data.rows import RowMaker
 
 
@@ -22,37 +22,30 @@ def make_conversation_iterator(
     batch_size: int,
     seed: int,
     position: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    workers: int = 0,
-    threads: int | None = None,
     pack: bool = True,
     window: int = WINDOW,
     cache: epath.PathLike | None = None,
-    counters: Mapping[str, int] | None = None,
-    max_bad: float = 0.05,
-    min_bad: int = 32,
-    prefetch_bytes: int = 2**28,
     block_bytes: int = shuffle.BLOCK_BYTES,
     window_blocks: int = shuffle.WINDOW_BLOCKS,
+    **reading: Any,
 ) -> BatchIterator:
     """Shuffled rows without end, as `rows.RowMaker` makes them; `position` and `batch_size` count rows.
 
     The samples are measured first (kept in the folder `cache`), `window` of them packed together; with `pack` False
     every sample has a row. What was measured and planned is in the iterator's `facts`. Samples that cannot be used are
-    left out; from `min_bad` on, more than the fraction `max_bad` of them is a UserError, before any step.
+    left out; from `min_bad` on, more than the fraction `max_bad` of them is a UserError, before any step. `reading` are
+    fields of `Reading`.
     """
+    how = build.call(Reading, reading, "pipeline")
     table = measure_all(source, processor, cache)
-    refuse(table, max_bad, min_bad)
+    refuse(table, how.max_bad, how.min_bad)
     any_source: Any = source  # ordered like samples: by number and mean size alone
     order = make_order(any_source, seed, batch_size, None, block_bytes, window_blocks)
     rows = Packed(order, table.tokens, table.tiles, processor.length, processor.max_tiles, seed, window, not pack)
-    local = share(batch_size, process_count)
-    maker = RowMaker(source, processor, rows, batch_size, process_index * local, local, position)
-    batches = read(maker, FOREVER, workers, threads, prefetch_bytes)
+    offset, local = how.part(batch_size)
+    maker = RowMaker(source, processor, rows, batch_size, offset, local, position)
     used = int((table.tokens > 0).sum())
-    seen = position * used // max(1, rows.rows()) // process_count if counters else 0
-    iterator = BatchIterator(batches, position, batch_size, counters or {}, max_bad, min_bad, seen)
+    iterator = how.iterate(maker, FOREVER, position, batch_size, position * used // max(1, rows.rows()))
     iterator.facts = facts(table, rows)
     return iterator
 
@@ -67,6 +60,7 @@ def facts(table: Lengths, rows: Packed) -> dict[str, float | int]:
         "samples_per_row": used / rows.rows(),
         "tokens": int(table.tokens.sum()),
         "answer_tokens": int(table.answers.sum()),
+        "row_answers": rows.most(table.answers),
         "utilisation": rows.utilisation(),
     }
 

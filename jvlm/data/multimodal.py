@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from jvlm.core.errors import UserError
-from jvlm.data.chat import ChatTemplate
+from jvlm.data.chat import ChatTemplate, parts_of
 from jvlm.data.conversations import Conversation
 from jvlm.data.pictures import Pictures, picture_size
 from jvlm.data.sources import BadSample
@@ -44,8 +45,8 @@ class MultimodalProcessor:
     """What a model makes of conversations: rows of `length` tokens with at most `max_tiles` tiles.
 
     `image_id` is the token that is repeated for a picture, `end_id` the one that ends an answer, `pad_id` fills up.
-    The tokenizer's special tokens are put before the text unless it begins
-    with the start token, as transformers' processors do.
+    The tokenizer's special tokens are put before the text unless it begins with the start token, as transformers'
+    processors do (unless not `starts`). The first `question` tokens of what is asked go to a bridge that reads them.
     """
 
     tokenizer: Tokenizer
@@ -55,6 +56,8 @@ class MultimodalProcessor:
     length: int
     end_id: int | None = None
     max_tiles: int = 1
+    question: int = 0
+    starts: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokenizer, SpanTokenizer):
@@ -91,6 +94,14 @@ class MultimodalProcessor:
         answer = [end > len(text) for _, end in spans]
         return self._placed(ids, answer, conversation, where)
 
+    def asked(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Int32[np.ndarray, "u"], Bool[np.ndarray, "u"]]:
+        """The first text of the user as `question` tokens, cut or padded on the right, and which of them count."""
+        first = next((m for m in messages if m["role"] == "user"), {"content": ""})
+        ids = self.tokenizer.encode("".join(part.get("text", "") for part in parts_of(first["content"])))
+        row = np.full(self.question, self.tokenizer.pad_id, np.int32)
+        row[: len(ids)] = ids[: self.question]
+        return row, np.arange(self.question) < len(ids)
+
     def fingerprint(self) -> str:
         """Changes with whatever changes the tokens."""
         fields = [file_hashes(self.tokenizer), self.template.source, dict(self.template.special_tokens)]
@@ -101,7 +112,7 @@ class MultimodalProcessor:
         assert isinstance(self.tokenizer, SpanTokenizer)
         ids, spans = self.tokenizer.spans(text)
         prefix = list(self.tokenizer.prefix)
-        if prefix and ids[: len(prefix)] != prefix:
+        if self.starts and prefix and ids[: len(prefix)] != prefix:
             ids, spans = [*prefix, *ids], [*[(0, 0)] * len(prefix), *spans]
         return list(ids), list(spans)
 
@@ -153,6 +164,11 @@ class MultimodalProcessor:
             raise BadSample(f"{where}: the answer would be cut, {size} tokens for {self.length}", "answer cut")
         tokens, answer, places, tiles = encoded
         return Encoded(tokens[: self.length], answer[: self.length], places[: self.length], tiles)
+
+
+def text_only(ids: Sequence[int]) -> Encoded:
+    """Tokens of a prompt without pictures."""
+    return _encoded(list(ids), [False] * len(ids), [TEXT] * len(ids), 0)
 
 
 def _encoded(ids: list[int], answer: list[bool], places: list[int], tiles: int) -> Encoded:

@@ -118,6 +118,10 @@ class Packed:
         """Rows of a pass over the data."""
         return len(self._epoch(epoch))
 
+    def most(self, counts: Int[np.ndarray, "n"]) -> int:
+        """The largest sum of the samples' `counts` in a row of the first pass."""
+        return max(int(counts[row].sum()) for row in self._epoch(0))
+
     def utilisation(self, epoch: int = 0) -> float:
         """The fraction of a pass's tokens that are not padding."""
         rows = self._epoch(epoch)

@@ -5,6 +5,7 @@ position depends on the seed alone, so a run resumes anywhere, on any number of 
 """
 
 import collections
+import dataclasses
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
+from jvlm.core import build
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import shuffle
 from jvlm.data.augment import UNCHANGED, Augment
@@ -76,6 +78,41 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How batches are read, whatever they hold.
+
+    Process `process_index` of `process_count` gets its contiguous part of each global batch. With `workers` processes,
+    or with `threads` threads when 0, the order is the same; at most `prefetch_bytes` are read ahead. Bad samples have
+    weight 0; from `min_bad` on, more than the fraction `max_bad` of them is a UserError. `counters` go on from a
+    checkpoint's.
+    """
+
+    process_index: int = 0
+    process_count: int = 1
+    workers: int = 0
+    threads: int | None = None
+    counters: Mapping[str, int] | None = None
+    max_bad: float = 0.05
+    min_bad: int = 32
+    prefetch_bytes: int = 2**28
+
+    def part(self, batch_size: int) -> tuple[int, int]:
+        """Offset and size of this process's part of a global batch. ConfigError when it does not divide."""
+        if batch_size < 1 or batch_size % self.process_count:
+            raise ConfigError(f"batch_size={batch_size} does not divide among {self.process_count} processes")
+        local = batch_size // self.process_count
+        return self.process_index * local, local
+
+    def iterate(
+        self, maker: BatchMaker | RowMaker, count: int, position: int, batch_size: int, read_before: int
+    ) -> BatchIterator:
+        """Batches 0 to `count` of `maker`; all processes together have read `read_before` samples before."""
+        batches = read(maker, count, self.workers, self.threads, self.prefetch_bytes)
+        seen = read_before // self.process_count if self.counters else 0
+        return BatchIterator(batches, position, batch_size, self.counters or {}, self.max_bad, self.min_bad, seen)
+
+
 def make_train_iterator(
     source: Source,
     processor: Processor,
@@ -83,37 +120,27 @@ def make_train_iterator(
     batch_size: int,
     seed: int,
     position: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    workers: int = 0,
-    threads: int | None = None,
     augment: Augment | None = UNCHANGED,
     group: str | Int[np.ndarray, "n"] | None = None,
     label: bool = False,
-    counters: Mapping[str, int] | None = None,
-    max_bad: float = 0.05,
-    min_bad: int = 32,
-    prefetch_bytes: int = 2**28,
     block_bytes: int = shuffle.BLOCK_BYTES,
     window_blocks: int = shuffle.WINDOW_BLOCKS,
     max_image_bytes: int = MAX_DECODED_BYTES,
+    **reading: Any,
 ) -> BatchIterator:
     """Shuffled batches without end: `image` [b, H, W, 3], `tokens` [b, T], `weight` [b], `index` [b] (, `label` [b]).
 
-    `batch_size` is global; this process gets its contiguous part of each batch. With `workers` processes, or with
-    `threads` threads when 0, the order is the same. `group` (a key of `extra`, or a number per sample) keeps samples of
-    a group out of each other's batches; the order then depends on `batch_size` as well. Bad samples have weight 0;
-    from `min_bad` on, more than the fraction `max_bad` of them is a UserError.
+    `batch_size` is global. `group` (a key of `extra`, or a number per sample) keeps samples of a group out of each
+    other's batches; the order then depends on `batch_size` as well. `reading` are fields of `Reading`.
     """
+    how = build.call(Reading, reading, "pipeline")
     order = make_order(source, seed, batch_size, group, block_bytes, window_blocks)
-    local = share(batch_size, process_count)
+    offset, local = how.part(batch_size)
     maker = BatchMaker(
-        source, processor, order, batch_size, process_index * local, local, position,
+        source, processor, order, batch_size, offset, local, position,
         seed=seed, augment=augment, label=label, max_bytes=max_image_bytes,
     )  # fmt: skip
-    batches = read(maker, FOREVER, workers, threads, prefetch_bytes)
-    seen = position // process_count if counters else 0
-    return BatchIterator(batches, position, batch_size, counters or {}, max_bad, min_bad, seen)
+    return how.iterate(maker, FOREVER, position, batch_size, position)
 
 
 def make_eval_iterator(
@@ -121,29 +148,23 @@ def make_eval_iterator(
     processor: Processor,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    workers: int = 0,
-    threads: int | None = None,
     label: bool = False,
     captions: int = 1,
-    max_bad: float = 0.05,
-    min_bad: int = 32,
-    prefetch_bytes: int = 2**28,
     max_image_bytes: int = MAX_DECODED_BYTES,
+    **reading: Any,
 ) -> BatchIterator:
     """All samples once, in order, exactly as the model's processor makes them; the last batch is filled with weight 0.
 
     Filling rows have index -1. `captions=c` above 1 gives the first c captions of each sample, `tokens` [b, c, T], and
-    `caption_weight` [b, c]. Every process gets the same number of batches.
+    `caption_weight` [b, c]. Every process gets the same number of batches. `reading` are fields of `Reading`.
     """
-    local = share(batch_size, process_count)
+    how = build.call(Reading, reading, "pipeline")
+    offset, local = how.part(batch_size)
     maker = BatchMaker(
-        source, processor, shuffle.Sequential(len(source)), batch_size, process_index * local, local,
+        source, processor, shuffle.Sequential(len(source)), batch_size, offset, local,
         stop=len(source), label=label, captions=captions, max_bytes=max_image_bytes,
     )  # fmt: skip
-    batches = read(maker, -(-len(source) // batch_size), workers, threads, prefetch_bytes)
-    return BatchIterator(batches, 0, batch_size, {}, max_bad, min_bad, 0)
+    return how.iterate(maker, -(-len(source) // batch_size), 0, batch_size, 0)
 
 
 def make_order(
@@ -179,13 +200,6 @@ def group_numbers(source: Source, key: str) -> Int[np.ndarray, "n"]:
             raise UserError(f"{sample.key or i}: no {key!r} to group by, only {sorted(sample.extra)}")
         out[i] = numbers[str(sample.extra[key])]
     return out
-
-
-def share(batch_size: int, process_count: int) -> int:
-    """This process's part of a global batch. ConfigError when it does not divide."""
-    if batch_size < 1 or batch_size % process_count:
-        raise ConfigError(f"batch_size={batch_size} does not divide among {process_count} processes")
-    return batch_size // process_count
 
 
 def read(

@@ -21,8 +21,9 @@ class RowMaker:
     Batch `j` covers the rows from `base + j * batch_size` on, of which this process makes `count` from `offset` on.
     `tokens`, `positions`, `segments` (0: padding, 1, ...: the samples of a row), `places` (which of the row's features
     an image token takes, -1 a new line, -2 a text token) int32 [b, T], `answer` bool [b, T], `image` float32 [b, M, H,
-    W, 3] and `image_mask` bool [b, M] where the model takes pictures, `weight` [b] (0: nothing in the row), `index` [b]
-    the row's first sample or -1. Rows from `stop` on are placeholders.
+    W, 3] and `image_mask` bool [b, M] where the model takes pictures, `question` and `question_mask` [b, M, U] where
+    its bridge reads what is asked, `weight` [b] (0: nothing in the row), `index` [b] the row's first sample or -1. Rows
+    from `stop` on are placeholders.
     """
 
     source: ConversationSource
@@ -74,6 +75,10 @@ class RowMaker:
         if processor.pictures is not None:
             batch["image"] = np.zeros((count, processor.max_tiles, *processor.pictures.size, 3), np.float32)
             batch["image_mask"] = np.zeros((count, processor.max_tiles), bool)
+            if processor.question:
+                asked = (count, processor.max_tiles, processor.question)
+                batch["question"] = np.full(asked, processor.tokenizer.pad_id, np.int32)
+                batch["question_mask"] = np.zeros(asked, bool)
         return batch
 
     def _place(self, batch: dict[str, np.ndarray], row: int, index: int, used: list[int]) -> None:
@@ -96,6 +101,9 @@ class RowMaker:
         if tiles:
             batch["image"][row, tile:last] = np.concatenate(tiles)
             batch["image_mask"][row, tile:last] = True
+            if processor.question:
+                ids, mask = processor.asked(conversation.messages)
+                batch["question"][row, tile:last], batch["question_mask"][row, tile:last] = ids, mask
         if batch["index"][row] < 0:
             batch["index"][row] = index
         used[:] = [end, last, segment + 1]

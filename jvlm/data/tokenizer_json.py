@@ -71,6 +71,10 @@ class JsonTokenizer:
         found = self._tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
+    def piece(self, id: int | None) -> str | None:
+        """The token `id` as it is spelled, or None where there is none."""
+        return None if id is None else self._tokenizer.id_to_token(id)
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)

@@ -68,7 +68,7 @@ TOKENIZERS: dict[str, Callable[[Mapping[str, bytes], Mapping[str, Any]], Tokeniz
 PIECES = {"spiece.model", "tokenizer.model", "sentencepiece.model"}
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", *sorted(PIECES)),
+    *("vocab.json", "merges.txt", "vocab.txt", *sorted(PIECES), "chat_template.jinja", "chat_template.json"),
 )
 """Names that a directory's tokenizer may consist of: what to read and hand to `tokenizer_from_files`."""
 

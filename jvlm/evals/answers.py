@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class VqaAccuracy:
 
     `chance` is what the most common answer to a type's questions scores when it is given to all of them.
     """
+
+    asks: ClassVar[bool] = True
 
     data: Data
     limit: int | None = None
@@ -35,6 +38,8 @@ class ExactMatch:
 
     `chance` as in `VqaAccuracy`.
     """
+
+    asks: ClassVar[bool] = True
 
     data: Data
     limit: int | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,8 @@ class MultipleChoice:
     choice ("choice") or of its mean token ("token"), which does not favour the short ones. Chance is one in as many as
     there are choices.
     """
+
+    asks: ClassVar[bool] = True
 
     data: Data
     choices: Sequence[str] | None = None

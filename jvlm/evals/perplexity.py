@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -18,6 +19,8 @@ class Perplexity:
 
     The interval draws pictures with replacement. Chance is the size of the vocabulary: every token as likely.
     """
+
+    asks: ClassVar[bool] = True
 
     data: Data
     limit: int | None = None

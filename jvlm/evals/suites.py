@@ -44,6 +44,10 @@ def _emoji_train_test(_: Path) -> Fields:
     return dict(train=_emoji("train"), data=_emoji("style"))
 
 
+def _easy_vqa(**fields: Any) -> Callable[[Path], Fields]:
+    return lambda _: dict(data=dict(name="easy_vqa", split="test"), **fields)
+
+
 SUITES: dict[str, Suite] = {
     "retrieval_style": Suite("retrieval", _retrieval("style"), "400 emoji in an art style never trained on"),
     "retrieval_style_pixels": Suite("nearest_pixels", _pixels("style"), "the same by nearest pixels, without a model"),
@@ -57,6 +61,11 @@ SUITES: dict[str, Suite] = {
     ),
     "linear_probe_style": Suite("linear_probe", _emoji_train_test, "the held-out style, fitted on the four others"),
     "knn_style": Suite("knn", _emoji_train_test, "the held-out style, by its neighbours in the four others"),
+    "easy_vqa": Suite("exact_match", _easy_vqa(max_new_tokens=3), "easy-VQA's 9,673 questions about unseen pictures"),
+    "easy_vqa_choice": Suite("multiple_choice", _easy_vqa(), "the same by the likeliest of the type's answers"),
+    "conversations": Suite(
+        "exact_match", lambda d: dict(data=questions(d)), "DIR/*.json or .jsonl: asked, answered", True
+    ),
     "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR: pictures with captions", True),
     "zero_shot": Suite("zero_shot", lambda d: dict(data=user_data(d)), "DIR/CLASS/PICTURE, or labelled shards", True),
     "linear_probe": Suite("linear_probe", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
@@ -78,6 +87,14 @@ def user_data(folder: Path) -> Any:
     if tables:
         return {"name": "table", "path": str(tables[0])}
     return ClassFolder(str(folder))
+
+
+def questions(folder: Path) -> Fields:
+    """The instruction data of a folder: its one JSON or JSONL file, UserError for none or several."""
+    files = sorted(path for suffix in ("*.json", "*.jsonl") for path in folder.glob(suffix))
+    if len(files) != 1:
+        raise UserError(f"{folder}: {len(files)} .json or .jsonl files; an evaluation takes one, pictures beside it")
+    return {"name": "instructions", "path": str(files[0])}
 
 
 def make_evaluator(name: str, data: str | None = None) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Prompts of any length to texts: buckets of shapes, batches, stop strings, streaming."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,25 @@ def bucket(length: int) -> int:
     """The shape that `length` is padded to: at least 8, and at most an eighth more than needed."""
     unit = max(8, 1 << max(length.bit_length() - 4, 0))
     return -(-length // unit) * unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Writing:
+    """How texts are written: `how` tokens are chosen, with which `seed`, and what ends a text.
+
+    A text also ends with the token that completes one of the strings `stop` in what `decode` makes of it. A stream
+    gives the texts so far each `every` tokens (None: at the end; with stop strings, each 8).
+    """
+
+    how: Sampling = GREEDY
+    seed: int = 0
+    stop: Sequence[str] = ()
+    decode: Decode | None = None
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop and self.decode is None:
+            raise ValueError("stop strings need `decode`, which turns tokens into text")
 
 
 class Generator:
@@ -51,77 +71,45 @@ class Generator:
         self.ends = jnp.asarray(list(ends) or [NO_TOKEN], jnp.int32)
         self.pad = pad
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        *,
-        how: Sampling = GREEDY,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        decode: Decode | None = None,
-    ) -> list[list[int]]:
-        """New tokens of each prompt, the end token included where it was reached.
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> list[list[int]]:
+        """New tokens of each prompt, the end token included where it was reached. `options` are fields of `Writing`.
 
-        A text also ends with the token that completes one of the strings `stop` in what `decode` makes of it.
         UserError for a prompt that is empty or leaves no room in the model's positions.
         """
-        return list(self.stream(prompts, max_new_tokens, how=how, seed=seed, stop=stop, decode=decode))[-1]
+        return list(self.stream(prompts, max_new_tokens, **options))[-1]
 
     def stream(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        *,
-        how: Sampling = GREEDY,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        decode: Decode | None = None,
-        every: int | None = None,
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any
     ) -> Iterator[list[list[int]]]:
-        """As `generate`, the texts so far each `every` tokens (None: at the end; with stop strings, each 8)."""
-        if stop and decode is None:
-            raise ValueError("stop strings need `decode`, which turns tokens into text")
-        inputs = self.batch(prompts)
-        yield from self.stream_inputs(
-            inputs, max_new_tokens, how=how, seed=seed, stop=stop, decode=decode, every=every, rows=len(prompts)
-        )
+        """As `generate`, the texts so far each `every` tokens."""
+        yield from self.stream_inputs(self.batch(prompts), max_new_tokens, rows=len(prompts), **options)
 
     def stream_inputs(
-        self,
-        inputs: Mapping[str, Any],
-        max_new_tokens: int,
-        *,
-        how: Sampling = GREEDY,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        decode: Decode | None = None,
-        every: int | None = None,
-        rows: int | None = None,
+        self, inputs: Mapping[str, Any], max_new_tokens: int, *, rows: int | None = None, **options: Any
     ) -> Iterator[list[list[int]]]:
         """`stream` of arrays as the model's `prefill` takes them: `tokens` or `embeddings`, and `mask`."""
+        writing = Writing(**options)
         inputs = prompted(self.variables["params"], inputs)
         length = inputs["mask"].shape[1]
         room = self._room(inputs, max_new_tokens)
-        every = every or (8 if stop else room)
-        key = jax.random.key(seed)
+        every = writing.every or (8 if writing.stop else room)
+        key = jax.random.key(writing.seed)
         slots = bucket(length + room)
         state = decoding.start(
-            self.model, self.variables, dict(inputs), how, self.ends, key,
+            self.model, self.variables, dict(inputs), writing.how, self.ends, key,
             slots=slots, room=bucket(room), stacked=not self.unrolled,
         )  # fmt: skip
         ended: set[int] = set()
         while True:
             tokens, count = np.asarray(state.tokens), int(state.count)
-            texts = [self._cut(row[:count], stop, decode) for row in tokens[:rows]]
+            texts = [self._cut(row[:count], writing) for row in tokens[:rows]]
             ended |= {at for at, text in enumerate(texts) if len(text) < count or self._is_end(text)}
-            if stop and decode is not None:
-                ended |= {at for at, text in enumerate(texts) if _stops(decode(text), stop)}
+            ended |= {at for at, text in enumerate(texts) if _stops(text, writing)}
             yield texts
             if count >= room or len(ended) == len(texts):
                 return
             limit = jnp.asarray(min(count + every, room), jnp.int32)
-            state = decoding.proceed(self.model, self.variables, state, how, self.ends, limit)
+            state = decoding.proceed(self.model, self.variables, state, writing.how, self.ends, limit)
 
     def beams(
         self,
@@ -134,15 +122,23 @@ class Generator:
         how: Sampling = GREEDY,
     ) -> list[list[int]]:
         """The best text of each prompt that beam search finds; of `how` the repetition penalty alone counts."""
-        inputs = prompted(self.variables["params"], self.batch(prompts))
+        options: dict[str, Any] = dict(length_penalty=length_penalty, early=early, how=how)
+        return self.beams_inputs(self.batch(prompts), max_new_tokens, num_beams, **options)[: len(prompts)]
+
+    def beams_inputs(
+        self, inputs: Mapping[str, Any], max_new_tokens: int, num_beams: int, *, length_penalty: float = 1.0,
+        early: bool = False, how: Sampling = GREEDY,
+    ) -> list[list[int]]:  # fmt: skip
+        """`beams` of arrays as the model's `prefill` takes them."""
+        inputs = prompted(self.variables["params"], inputs)
         room = self._room(inputs, max_new_tokens)
         slots = bucket(inputs["mask"].shape[1] + room)
         tokens, lengths = search(
-            self.model, self.variables, inputs, how, self.ends, jnp.asarray(room, jnp.int32),
+            self.model, self.variables, dict(inputs), how, self.ends, jnp.asarray(room, jnp.int32),
             jnp.asarray(length_penalty, jnp.float32), num_beams=num_beams, early=early,
             slots=slots, room=bucket(room), stacked=not self.unrolled,
         )  # fmt: skip
-        return [row[:count].tolist() for row, count in zip(np.asarray(tokens), np.asarray(lengths))][: len(prompts)]
+        return [row[:count].tolist() for row, count in zip(np.asarray(tokens), np.asarray(lengths))]
 
     def batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         """`tokens` and `mask` [B, T] of prompts padded on the left to a common bucket."""
@@ -170,21 +166,24 @@ class Generator:
     def _is_end(self, text: list[int]) -> bool:
         return bool(text) and text[-1] in np.asarray(self.ends)
 
-    def _cut(self, row: np.ndarray, stop: Sequence[str], decode: Decode | None) -> list[int]:
+    def _cut(self, row: np.ndarray, writing: Writing) -> list[int]:
         """The text of a row up to its first end, token or string."""
         at = np.flatnonzero(np.isin(row, np.asarray(self.ends)))
         text = row[: at[0] + 1].tolist() if len(at) else row.tolist()
-        if not stop or decode is None or not _stops(decode(text), stop):
+        if not _stops(text, writing):
             return text
         low, high = 1, len(text)
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if _stops(decode(text[:middle]), stop) else (middle + 1, high)
+            low, high = (low, middle) if _stops(text[:middle], writing) else (middle + 1, high)
         return text[:low]
 
 
-def _stops(text: str, stop: Sequence[str]) -> bool:
-    return any(string in text for string in stop)
+def _stops(text: list[int], writing: Writing) -> bool:
+    if not writing.stop or writing.decode is None:
+        return False
+    said = writing.decode(text)
+    return any(string in said for string in writing.stop)
 
 
 def _unrolled(model: Any, params: Any) -> tuple[Any, Any]:

@@ -12,12 +12,8 @@ def bare(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of `text` without the special tokens around it: a chat template writes those itself."""
     ids = tokenizer.encode(text)
     start = len(tokenizer.prefix) if tuple(ids[: len(tokenizer.prefix)]) == tokenizer.prefix else 0
-    end = (
-        len(ids) - len(tokenizer.suffix)
-        if tokenizer.suffix and tuple(ids[start:])[-len(tokenizer.suffix) :] == (tokenizer.suffix)
-        else len(ids)
-    )
-    return ids[start:end]
+    ended = bool(tokenizer.suffix) and tuple(ids[start:])[-len(tokenizer.suffix) :] == tokenizer.suffix
+    return ids[start : len(ids) - len(tokenizer.suffix) if ended else len(ids)]
 
 
 def prompt(tokenizer: Tokenizer, messages: Sequence[Message], raw: bool = False) -> list[int]:

@@ -30,6 +30,11 @@ class QFormerBridge(nn.Module):
     def num_queries(self) -> int:
         return self.qformer.num_queries
 
+    @property
+    def reads_question(self) -> bool:
+        """Whether the queries are told the instruction."""
+        return self.qformer.vocab_size is not None
+
     @nn.compact
     def __call__(
         self,
@@ -38,7 +43,7 @@ class QFormerBridge(nn.Module):
         question_mask: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        if self.qformer.vocab_size is not None and question is None:
+        if self.reads_question and question is None:
             if not self.is_initializing():
                 raise ValueError("this Q-Former reads the instruction: give question")
             question = jnp.zeros((x.shape[0], 1), jnp.int32)

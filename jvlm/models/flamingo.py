@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jvlm.core.build import call
 from jvlm.models.decoder import VARIANTS as DECODERS
 from jvlm.models.decoder import DecoderOutput, decoder
 from jvlm.models.llava import CLIP_TOWER
+from jvlm.models.text_writer import TextWriter
 from jvlm.models.vit import SIZES, ViT
 from jvlm.nn.cache import Cache
 from jvlm.nn.dense import Dense, Embed
@@ -18,7 +18,7 @@ from jvlm.nn.pooling import pick
 from jvlm.nn.resampler import Resampler
 
 
-class Flamingo(nn.Module):
+class Flamingo(TextWriter):
     """Flamingo (Alayrac et al., arXiv:2204.14198): every `every`-th block of `text_tower` follows a `gate`.
 
     A token sees one picture: the last whose `image_token` stands at or before it (section 2.3). `bridge` resamples
@@ -28,14 +28,10 @@ class Flamingo(nn.Module):
 
     image_tower: Any
     bridge: Any
-    text_tower: Any
     gate: GatedCross
     every: int
     image_token: int
     extra_vocab: int = 0
-
-    continues = True
-    """What is written follows the prompt in the same text."""
 
     def setup(self) -> None:
         self.gates = Gates(self.gate.clone(parent=None), -(-self.text_tower.depth // self.every))
@@ -131,26 +127,6 @@ class Flamingo(nn.Module):
     def image_tokens(self) -> int:
         """Number of tokens that stand for a picture."""
         return 1
-
-    @property
-    def length(self) -> int:
-        return self.text_tower.length
-
-    @property
-    def dtype(self) -> Any:
-        return self.text_tower.dtype
-
-    def room(self, prompt: int) -> int:
-        """How many tokens may follow a prompt of that many."""
-        return self.text_tower.room(prompt)
-
-    def empty_cache(self, batch: int, length: int, stacked: bool = True) -> Cache:
-        """The decoder's own; a prefill with pictures adds what the gates remember."""
-        return self.text_tower.empty_cache(batch, length, stacked)
-
-    def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
-        """A prompt with its pictures into an empty cache: logits of the last token, [B, V]."""
-        return self(cache=cache, at=-1, **inputs)
 
     def step(self, tokens: jax.Array, cache: Cache) -> DecoderOutput:
         """One more token [B] for each text, which sees what the last of the prompt saw: logits [B, V]."""

@@ -4,16 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jvlm.models.decoder import DecoderOutput
+from jvlm.models.text_writer import TextWriter
 from jvlm.nn.axes import named
 from jvlm.nn.cache import Cache
 from jvlm.nn.dense import normal
 from jvlm.nn.merge import feature_places, merge_image_features
 
 
-class VisionLanguage(nn.Module):
+class VisionLanguage(TextWriter):
     """A decoder (`text_tower`) that reads `bridge(image_tower(image))` where its text holds `image_token`.
 
     LLaVA, PaliGemma, BLIP-2 and InstructBLIP are this with different parts. The features of a picture are the
@@ -25,15 +25,11 @@ class VisionLanguage(nn.Module):
 
     image_tower: Any
     bridge: Any
-    text_tower: Any
     image_token: int
     layers: tuple[int, ...] | None = None
     class_token: bool = False
     prefix: bool = False
     tiles: tuple[tuple[int, int], ...] | None = None
-
-    continues = True
-    """What is written follows the prompt in the same text."""
 
     def setup(self) -> None:
         if self.tiles is not None:
@@ -55,8 +51,9 @@ class VisionLanguage(nn.Module):
         """`tokens` [B, T] in which `image_token` stands once for each feature of the pictures `image` [B, M, H, W, 3].
 
         `image_mask` [B, M] is False for a picture that is none. `places` [B, T] says which feature of its row a token
-        takes, -1 a new line, -2 none; by default features are taken in order. `question` [B, U] with
-        `question_mask` are what a bridge that reads the instruction is given. The rest goes to the decoder's call.
+        takes, -1 a new line, -2 none; by default features are taken in order. `question` [B, U], or [B, M, U] for
+        each picture, with `question_mask` are what a bridge that reads the instruction is given. The rest goes to the
+        decoder's call.
         """
         embeddings = self.embed(tokens, image, image_mask, places, question, question_mask, train)
         return self.text_tower(embeddings=embeddings, train=train, **inputs)
@@ -101,7 +98,10 @@ class VisionLanguage(nn.Module):
         asked = {}
         if question is not None:
             mask = jnp.ones(question.shape, bool) if question_mask is None else question_mask
-            asked = dict(question=jnp.repeat(question, pictures, 0), question_mask=jnp.repeat(mask, pictures, 0))
+            asked = {
+                name: y.reshape(-1, y.shape[-1]) if y.ndim == 3 else jnp.repeat(y, pictures, 0)
+                for name, y in dict(question=question, question_mask=mask).items()
+            }
         x = self.bridge(x, train=train, **asked)
         return x.reshape(batch, pictures, *x.shape[1:])
 
@@ -109,35 +109,20 @@ class VisionLanguage(nn.Module):
         """Logits [..., V] in float32 of what left the decoder's last norm [..., D]."""
         return self.text_tower.logits(x)
 
+    @property
+    def reads_question(self) -> bool:
+        """Whether the bridge is given the instruction, too."""
+        return getattr(self.bridge, "reads_question", False)
+
     def image_tokens(self) -> int:
         """Number of features, and so of image tokens, of a picture."""
         rows, cols = self.image_tower.grid
         queries = getattr(self.bridge, "num_queries", None)
         return queries or rows * cols + int(self.image_tower.class_token and self.class_token)
 
-    @property
-    def length(self) -> int:
-        return self.text_tower.length
-
-    @property
-    def dtype(self) -> Any:
-        return self.text_tower.dtype
-
-    def room(self, prompt: int) -> int:
-        """How many tokens may follow a prompt of that many."""
-        return self.text_tower.room(prompt)
-
-    def empty_cache(self, batch: int, length: int, stacked: bool = True) -> Cache:
-        """The decoder's own."""
-        return self.text_tower.empty_cache(batch, length, stacked)
-
     def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
         """A prompt with its pictures into an empty cache: logits of the last token, [B, V]."""
         if self.prefix and inputs.get("prefix") is None:
             mask = inputs.get("mask")
             inputs["prefix"] = jnp.ones(inputs["tokens"].shape, bool) if mask is None else mask
-        return self(cache=cache, at=-1, **inputs)
-
-    def step(self, tokens: jax.Array, cache: Cache) -> DecoderOutput:
-        """One more token [B] for each text, without pictures: logits [B, V]."""
-        return self.text_tower.step(tokens, cache)
+        return super().prefill(cache, **inputs)

@@ -15,4 +15,4 @@ TASKS: dict[str, Callable[..., Task]] = {
     ),
 }
 
-__all__ = ["TASKS", "Shaped", "Task"]
+__all__ = ["TASKS", "Language", "Shaped", "Task"]

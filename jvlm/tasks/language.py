@@ -25,7 +25,8 @@ class Language:
     Batches hold `tokens` [B, T], and may hold `answer`, `segments`, `positions` and `places` [B, T], `image`
     [B, M, H, W, 3] with `image_mask` [B, M], and `weight` [B]; without `answer` every word is learnt. Rows are
     `length` tokens (None: what the model can take) with `pictures` tiles. `chunk` positions of a row meet the head at a
-    time.
+    time, and of all only the first `answers` that are learnt (None: all positions), which the data must not exceed. A
+    bridge that reads the instruction (InstructBLIP) is given `question` tokens of it.
     """
 
     model: Any
@@ -33,6 +34,8 @@ class Language:
     pictures: int = 1
     chunk: int = 256
     smoothing: float = 0.0
+    answers: int | None = None
+    question: int = 32
 
     def shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """The arrays of a packed batch, from what the model takes."""
@@ -41,6 +44,9 @@ class Language:
         out = {key: jax.ShapeDtypeStruct(shape, np.int32) for key in ("tokens", "positions", "segments")}
         out["answer"] = jax.ShapeDtypeStruct(shape, np.bool_)
         if "image" in batch:
+            if getattr(self.model, "reads_question", False):
+                out["question"] = jax.ShapeDtypeStruct((rows, self.pictures, self.question), np.int32)
+                out["question_mask"] = jax.ShapeDtypeStruct((rows, self.pictures, self.question), np.bool_)
             out["places"] = out["tokens"]
             out["image"] = jax.ShapeDtypeStruct((rows, self.pictures, *batch["image"].shape[2:]), np.float32)
             out["image_mask"] = jax.ShapeDtypeStruct((rows, self.pictures), np.bool_)
@@ -63,7 +69,14 @@ class Language:
         def logits_of(x: jax.Array) -> Any:
             return self.model.apply(variables, x, method="logits")
 
-        total, weight, hits = language_loss(logits_of, out.tokens, targets, weights, self.chunk, self.smoothing)
+        x = out.tokens
+        if self.answers is not None and self.answers < x.shape[1]:
+            at = jnp.argsort(weights <= 0, axis=1, stable=True)[:, : self.answers]
+            x, targets, weights = (
+                jnp.take_along_axis(x, at[..., None], 1),
+                *(jnp.take_along_axis(y, at, 1) for y in (targets, weights)),
+            )
+        total, weight, hits = language_loss(logits_of, x, targets, weights, self.chunk, self.smoothing)
         accuracy = hits / jnp.maximum(weight, 1e-9)
         return Loss(total, weight, dict(new), {"answer_tokens": weight, "answer_accuracy": accuracy})
 

@@ -44,7 +44,7 @@ def describe(run: Run, workdir: Any) -> dict[str, Any] | None:
     described = dict(
         method=run.config["adapter"],
         quantize=run.quantization,
-        base=str(Path(run.config["init"].rpartition("=")[2]).resolve()),
+        base=_absolute(run.config["init"]),
         identity=identity(run.source.params),
     )
     if (workdir / MODEL_FILE).exists() and (workdir / "checkpoints").exists():
@@ -52,6 +52,11 @@ def describe(run: Run, workdir: Any) -> dict[str, Any] | None:
         if before and before["identity"]:
             check_base(described | dict(identity=before["identity"]), run.source.params, workdir)
     return described
+
+
+def _absolute(init: str) -> str:
+    """`init` with the directory that it names, where it names one alone, from the root."""
+    return init if "=" in init or init.startswith("package:") else str(Path(init).resolve())
 
 
 def plain_target(run: Run, state: TrainState) -> Params:

@@ -1,18 +1,18 @@
 """The training data of a run: a source or a mixture from the configuration, read from a position on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from jvlm.core import build
-from jvlm.core.errors import ConfigError
+from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import DATASETS
 from jvlm.data.augment import Augment
 from jvlm.data.conversation_batches import make_conversation_iterator
 from jvlm.data.mixture import Mixture
 from jvlm.data.multimodal import MultimodalProcessor
-from jvlm.data.pipeline import BatchIterator, make_train_iterator
+from jvlm.data.pipeline import BatchIterator, Reading, make_train_iterator
 from jvlm.train.config import tuples
 from jvlm.train.setup import Run
 
@@ -33,28 +33,24 @@ def make_source(fields: Mapping[str, Any]) -> Any:
 
 
 def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIterator:
-    """This process's batches from `position` on.
+    """This process's batches from `position` on: of captioned pictures, or of conversations where the run learns those.
 
     `config.data`: the source's fields; `config.pipeline`: `augment` (fields of Augment), `group`, `workers`,
-    `max_bad` and the other options of `make_train_iterator`.
+    `max_bad` and the other options of `make_train_iterator`, or those of `make_conversation_iterator`. UserError where
+    a row of conversations holds more answer tokens than the task looks at.
     """
+    if run.conversations is not None:
+        batches = make_conversations(run.config, run.conversations, position, counters)
+        most = getattr(run.task, "answers", None)
+        if most is not None and batches.facts["row_answers"] > most:
+            raise UserError(
+                f"a row holds {batches.facts['row_answers']} tokens of answers, task.answers is {most}; raise it"
+            )
+        return batches
     options = dict(run.config.get("pipeline") or {})
     augment = build.call(Augment, tuples(options.pop("augment", None) or {}), "pipeline.augment")
-    fields = dict(
-        batch_size=run.config["batch_size"],
-        seed=run.config["seed"],
-        position=position,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        augment=augment,
-        label="label" in run.batch,
-        counters=counters,
-    )
-    for key in options:
-        if key in fields:
-            raise ConfigError(f"pipeline has no key {key!r}: the run sets it")
-    arguments = dict(source=make_source(run.config["data"]), processor=run.processor, **fields, **options)
-    return build.call(make_train_iterator, arguments, "pipeline")
+    more = dict(processor=run.processor, augment=augment, label="label" in run.batch)
+    return _iterate(make_train_iterator, run.config, options, position, counters, more)
 
 
 def make_conversations(
@@ -66,6 +62,13 @@ def make_conversations(
     other options of `make_conversation_iterator`. The iterator's `facts` say how full the rows are.
     """
     options = dict(config.get("pipeline") or {})
+    return _iterate(make_conversation_iterator, config, options, position, counters, dict(processor=processor))
+
+
+def _iterate(
+    make: Callable[..., BatchIterator], config: Mapping[str, Any], options: Mapping[str, Any], position: int,
+    counters: Mapping[str, int], more: Mapping[str, Any],
+) -> BatchIterator:  # fmt: skip
     fields = dict(
         batch_size=config["batch_size"],
         seed=config["seed"],
@@ -73,9 +76,9 @@ def make_conversations(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         counters=counters,
+        **more,
     )
     for key in options:
         if key in fields:
             raise ConfigError(f"pipeline has no key {key!r}: the run sets it")
-    arguments = dict(source=make_source(config["data"]), processor=processor, **fields, **options)
-    return build.call(make_conversation_iterator, arguments, "pipeline")
+    return build.call(make, dict(source=make_source(config["data"]), **fields, **options), "pipeline", Reading)

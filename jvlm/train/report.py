@@ -174,8 +174,14 @@ def results_tables(results: Mapping[str, Any]) -> str:
         if suite.endswith(_PIXELS) and suite.removesuffix(_PIXELS) in results:
             continue
         baseline = results.get(suite + _PIXELS) or {}
-        head = ["metric", "%", "", "95 % interval", "chance", "blind", *(["nearest pixels"] if baseline else []), "n"]
-        rows = [_score_row(metric, score, baseline.get(metric), bool(baseline)) for metric, score in scores.items()]
+        answers = any("removed" in score for score in scores.values())
+        more = [*(["no picture"] if answers else []), *(["nearest pixels"] if baseline else [])]
+        head = ["metric", "%", "", "95 % interval", "chance", "blind", *more, "n"]
+        rows = [
+            _score_row(metric, dict(score, removed=score.get("removed")) if answers else score, baseline.get(metric),
+                       bool(baseline))
+            for metric, score in scores.items()
+        ]  # fmt: skip
         titles = "".join(f"<th>{title}</th>" for title in head)
         parts.append(f"<h3>{html.escape(suite)}</h3>")
         parts.append(f'<div class="scroll"><table><tr>{titles}</tr>{"".join(rows)}</table></div>')
@@ -184,7 +190,9 @@ def results_tables(results: Mapping[str, Any]) -> str:
 
 def _score_row(metric: str, score: Mapping[str, Any], baseline: Mapping[str, Any] | None, wide: bool) -> str:
     def percent(value: Any) -> str:
-        return f"{100 * value:.1f}" if _finite(value) else "-"
+        if not _finite(value):
+            return "-"
+        return f"{value:.2f}" if metric.startswith("perplexity") else f"{100 * value:.1f}"
 
     base = baseline.get("value") if baseline else None
     cells = [
@@ -194,6 +202,7 @@ def _score_row(metric: str, score: Mapping[str, Any], baseline: Mapping[str, Any
         f"<td>{percent(score.get('low'))} to {percent(score.get('high'))}</td>",
         f"<td>{percent(score.get('chance'))}</td>",
         f"<td>{percent(score.get('blind'))}</td>",
+        *([f"<td>{percent(score['removed'])}</td>"] if "removed" in score else []),
         *([f"<td>{percent(base)}</td>"] if wide else []),
         f"<td>{html.escape(str(score.get('n', '')))}</td>",
     ]

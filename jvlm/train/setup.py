@@ -1,8 +1,6 @@
 """From a configuration to the parts of a run: mesh, model, preprocessing, task, optimizer, data, evaluators."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,15 +15,16 @@ from jvlm.core.errors import ConfigError
 from jvlm.core.sharding import PRESETS, Rules, batch_shards, make_mesh
 from jvlm.core.tree import flatten, select
 from jvlm.core.types import Params
-from jvlm.data.image_spec import ImageSpec
-from jvlm.data.processor import Processor, TextSpec
-from jvlm.data.tokenizers import FILES, Tokenizer, clip_tokenizer, tokenizer_from_files
+from jvlm.data.multimodal import MultimodalProcessor
+from jvlm.data.processor import Processor
+from jvlm.generate.conversing import conversing
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import example_inputs
-from jvlm.tasks import TASKS, Shaped, Task
-from jvlm.train.config import to_plain, tuples
+from jvlm.tasks import TASKS, Language, Shaped, Task
+from jvlm.train.config import to_plain
 from jvlm.train.optim import make_optimizer
-from jvlm.train.pretrained import FORMATS, load
+from jvlm.train.preprocessing import make_processor
+from jvlm.train.pretrained import FORMATS, load_parts
 from jvlm.train.state import task_variables
 from jvlm.transforms.adapter_method import Method
 from jvlm.transforms.adapters import build_leaves, frozen_paths
@@ -56,6 +55,7 @@ class Run:
     quantization: dict[str, Any] | None
     adapter: Method | None
     source: Pretrained | None
+    conversations: MultimodalProcessor | None = None
 
 
 def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) -> Run:
@@ -75,10 +75,10 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         raise ConfigError(f"batch_size {plain['batch_size']} does not divide into {parts}")
     if plain.get("export"):
         build.lookup(FORMATS, plain["export"], "export format")
-    subtree, source = _source(plain["init"], abstract)
+    source, is_whole = load_parts(plain["init"]) if plain["init"] and not abstract else (None, True)
     model_config = dict(plain["model"])
     processor = None
-    if source is not None and not subtree:
+    if source is not None and is_whole:
         runtime = {key: model_config[key] for key in _RUNTIME if key in model_config}
         model_config = build.merge(source.config, {**runtime, **(plain.get("model_overrides") or {})})
         processor = source.processor
@@ -135,6 +135,7 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         quantization=quantization,
         adapter=adapter,
         source=source,
+        conversations=conversing_with(task, processor) if isinstance(task, Language) and not abstract else None,
     )
 
 
@@ -149,55 +150,6 @@ def with_context(processor: Processor, method: ContextMethod) -> Processor:
     return replace(processor, text=text)
 
 
-def _source(init: str, abstract: bool) -> tuple[str, Pretrained | None]:
-    subtree, equals, directory = init.rpartition("=")
-    if not directory or abstract:
-        return subtree if equals else "", None
-    return subtree, load(directory)
-
-
-def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None) -> Processor:
-    """The preprocessing of a run: that of the weights it starts from, or that of the configuration.
-
-    `fields`: `image` (fields of ImageSpec without `size`, `kind` one of clip, siglip), `tokenizer` (`clip` for the
-    vocabulary that ships with jvlm, else a directory that holds one; None leaves texts out). Sizes and lengths are the
-    model's.
-    """
-    image_fields = tuples(fields.get("image") or {})
-    shapes = example_inputs(model)
-    image = text = tokenizer = None
-    if "image" in shapes:
-        side = shapes["image"][0][1]
-        if base is not None and base.image is not None:
-            image = base.image if base.image.size[0] == side else _resized(base.image, side)
-        else:
-            kinds = {"clip": ImageSpec.clip, "siglip": ImageSpec.siglip}
-            kind = build.lookup(kinds, image_fields.pop("kind", "clip"), "image preprocessing")
-            image = build.call(lambda **rest: kind(side, **rest), image_fields, "processor.image")
-    name = fields.get("tokenizer", "clip")
-    if "tokens" in shapes and name is not None:
-        tokenizer = base.tokenizer if base is not None and base.tokenizer is not None else None
-        tokenizer = tokenizer or _tokenizer(name)
-        pad = base.text.pad_id if base is not None and base.text is not None else tokenizer.pad_id
-        text = TextSpec(length=shapes["tokens"][0][1], pad_id=pad)
-        if tokenizer.vocab_size > model.text_tower.vocab_size:
-            raise ConfigError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower {model.text_tower.vocab_size}; "
-                "raise model.text.vocab_size"
-            )
-    return Processor(image, text, tokenizer)
-
-
-def _tokenizer(name: str) -> Tokenizer:
-    if name == "clip":
-        return clip_tokenizer()
-    folder = Path(name)
-    files = {file: (folder / file).read_bytes() for file in FILES if (folder / file).is_file()}
-    if not files:
-        raise ConfigError(f"processor.tokenizer {name!r} is neither 'clip' nor a directory with a tokenizer")
-    return tokenizer_from_files(files)
-
-
-def _resized(spec: ImageSpec, side: int) -> ImageSpec:
-    target = side if isinstance(spec.resize_to, int) else None if spec.resize_to is None else (side, side)
-    return replace(spec, size=(side, side), resize_to=target)
+def conversing_with(task: Language, processor: Processor) -> MultimodalProcessor:
+    """How the model of a run reads the conversations that it learns from."""
+    return conversing(task.model, processor, task.length, task.pictures, task.question, "config.processor")

@@ -78,7 +78,9 @@ def test_a_conversation_carries_on(exported: Path, capsys, monkeypatch: pytest.M
     assert said != f"{first}\n{first}\n"
 
 
-def test_wrong_input_is_one_line_that_names_it(exported: Path, clip: str, tmp_path: Path, capsys) -> None:
+def test_wrong_input_is_one_line_that_names_it(
+    exported: Path, clip: str, pictures: list[str], tmp_path: Path, capsys
+) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no")
     base = ("--model", str(exported))
     cases = [
@@ -86,7 +88,7 @@ def test_wrong_input_is_one_line_that_names_it(exported: Path, clip: str, tmp_pa
         (2, "--chat goes with neither", (*base, "--chat", "--json")),
         (2, "at least 1", (*base, "--question", "a", "--num-beams", "0")),
         (2, "top-p", (*base, "--question", "a", "--temperature", "1", "--top-p", "2")),
-        (1, "text only", (*base, "--question", "a", "--image", "a.png")),
+        (1, "text only", (*base, "--question", "a", "--image", pictures[0])),
         (1, "writes no text", ("--model", clip, "--question", "a")),
         (1, "copy it again", ("--model", str(tmp_path), "--question", "a")),
         (1, "64 positions", (*base, "--question", "the " * 80)),

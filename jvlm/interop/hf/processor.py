@@ -37,7 +37,9 @@ def read(directory: Path, model_type: str, length: int | None, image_size: tuple
     if image_size is not None and (values := _image_values(directory)) is not None:
         image = image_spec(values, model_type, image_size)
     files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
-    has_vocabulary = any(not name.endswith(("_config.json", "_map.json", ".jinja")) for name in files)
+    has_vocabulary = any(
+        not name.endswith(("_config.json", "_map.json", ".jinja", "chat_template.json")) for name in files
+    )
     if length is None or not has_vocabulary:
         return Processor(image=image)
     tokenizer = tokenizer_from_files(files)
