@@ -5,10 +5,18 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint types layers wheel pytest clean
+.PHONY: demo easy-vqa test lint types layers wheel pytest clean
 
 demo: $(VENV)/.demo
 	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
+
+# BLIP-2, LLaVA and Flamingo over one frozen SmolLM2, from one vision tower, and the table of what they answer.
+easy-vqa: $(VENV)/.demo
+	$(BIN)/pip install -q -c constraints.txt -e ".[demo]"
+	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/blip2_tiny_easyvqa_pretrain.py --workdir runs/easyvqa-stage1
+	for family in blip2 llava flamingo; do JAX_PLATFORMS=cpu $(BIN)/jvlm train \
+		--config configs/$${family}_smollm_easyvqa_finetune.py --workdir runs/$${family}-easyvqa || exit 1; done
+	$(BIN)/python scripts/easy_vqa_table.py runs/blip2-easyvqa runs/llava-easyvqa runs/flamingo-easyvqa
 
 test: lint types layers wheel pytest
 

