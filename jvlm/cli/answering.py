@@ -34,8 +34,8 @@ def check_writing(args: argparse.Namespace) -> None:
         raise ConfigError("a beam search draws nothing and knows no stop strings; leave --temperature and --stop out")
 
 
-def load_answerer(args: argparse.Namespace, raw: bool = False) -> "ModelAnswerer":
-    """The model of `--model` with its preprocessing; `raw` leaves its chat template out."""
+def load_answerer(args: argparse.Namespace, raw: bool = False, unrolled: bool | None = None) -> "ModelAnswerer":
+    """The model of `--model` with its preprocessing; `raw` leaves its chat template out, `unrolled` as Generator's."""
     import jax.numpy as jnp
 
     from jvlm.evals.answering import ModelAnswerer
@@ -53,7 +53,7 @@ def load_answerer(args: argparse.Namespace, raw: bool = False) -> "ModelAnswerer
     stops = ends(pretrained.generation, pretrained.published, tokenizer) if tokenizer is not None else []
     return ModelAnswerer(
         model, {"params": pretrained.params, **pretrained.state}, pretrained.processor, stops,
-        batch_size=getattr(args, "batch_size", 16), where=args.model, raw=raw,
+        batch_size=getattr(args, "batch_size", 16), where=args.model, raw=raw, unrolled=unrolled,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from jvlm.evals.score import asks, score
 
     kinds = set(map(asks, evaluators.values()))
-    subjects = {kind: load_answerer(args) if kind else load_encoder(args, "image")[1] for kind in kinds}
+    subjects = {kind: load_answerer(args, unrolled=False) if kind else load_encoder(args, "image")[1] for kind in kinds}
     workdir = find_workdir(Path(args.model))
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():

@@ -35,10 +35,6 @@ TEMPLATES: dict[str, str] = {
     "short": _PARTS + "{%- for message in messages -%}"
     "{%- if message.role == 'assistant' -%}{{ ' ' }}" + _ANSWER + "{%- else -%}{{ shown(message.content) }}"
     "{%- endif -%}{%- endfor -%}",
-    # What the processors of BLIP-2, InstructBLIP and PaliGemma make of a picture and a text, without a template.
-    "pictures_first": "{%- for message in messages -%}"
-    "{%- for part in message.content if part.type == 'image' -%}{{ image_token }}{%- endfor -%}{{ start }}"
-    "{%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}{{ end }}{%- endfor -%}",
     # LLaVA-1.5's conversations (arXiv:2310.03744), an end token after every answer.
     "vicuna": _PICTURES_FIRST + "{%- for message in messages -%}"
     "{%- if message.role == 'system' -%}{{ shown(message.content) + ' ' }}"
@@ -57,6 +53,12 @@ TEMPLATES: dict[str, str] = {
     "{%- else -%}{{ part.text }}{%- endif -%}{%- endif -%}{%- endfor -%}{%- endfor -%}",
 }
 """Jinja text by name."""
+BARE = (
+    "{%- for message in messages -%}"
+    "{%- for part in message.content if part.type == 'image' -%}{{ image_token }}{%- endfor -%}{{ start }}"
+    "{%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}{{ end }}{%- endfor -%}"
+)
+"""What the processors of BLIP-2, InstructBLIP and PaliGemma make of a picture and a text, without a template."""
 
 
 def with_template(files: Mapping[str, bytes], name: str, image_token: str = "<image>") -> dict[str, bytes]:

@@ -31,7 +31,9 @@ PICTURES = 64
 class ModelAnswerer:
     """Answers prompts with `model` and the preprocessing of its directory, at most `batch_size` at once.
 
-    `ends` are the tokens that end an answer. Prompts of like length share a batch, padded on the left.
+    `ends` are the tokens that end an answer. Batches are padded on the left to the longest prompt of all, so that a
+    suite compiles few programs; `unrolled` as `Generator` takes it, False where answers are short and compilation is
+    what takes time.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ModelAnswerer:
         batch_size: int = 16,
         where: str = "the model",
         raw: bool = False,
+        unrolled: bool | None = None,
     ) -> None:
         if not hasattr(model, "prefill"):
             raise UserError(f"{where}: the model writes no text, so it cannot answer; give one with a language model")
@@ -53,7 +56,7 @@ class ModelAnswerer:
         self.processor: MultimodalProcessor | None = None
         if self.sees or isinstance(self.tokenizer, JsonTokenizer):
             self.processor = conversing(model, processor, max_tiles=PICTURES, where=where, raw=raw)
-        self.generator = Generator(model, variables, ends=ends, pad=self.tokenizer.pad_id)
+        self.generator = Generator(model, variables, ends=ends, pad=self.tokenizer.pad_id, unrolled=unrolled)
         self.vocab_size: int = model.text_tower.vocab_size if hasattr(model, "text_tower") else model.vocab_size
         self.batch_size = batch_size
 
@@ -100,10 +103,12 @@ class ModelAnswerer:
         shown = self.processor.template.render([user_message("", 1)], add_generation_prompt=True)
         return self.processor.starts and shown.strip() != self.tokenizer.piece(self.processor.image_id)
 
-    def inputs(self, asked: Sequence[Prompt], encoded: Sequence[Encoded], rows: int) -> dict[str, np.ndarray]:
+    def inputs(
+        self, asked: Sequence[Prompt], encoded: Sequence[Encoded], rows: int, longest: int = 0
+    ) -> dict[str, np.ndarray]:
         """What the model's `prefill` takes of `rows` texts, the last one repeated; UserError for a broken picture."""
         order = [*range(len(asked)), *[len(asked) - 1] * (rows - len(asked))]
-        out = dict(self.generator.batch([encoded[at].tokens.tolist() for at in order]))
+        out = dict(self.generator.batch([encoded[at].tokens.tolist() for at in order], longest))
         tiles = max(e.tiles for e in encoded)
         if self.processor is None or self.processor.pictures is None or not tiles:
             return out
@@ -133,9 +138,10 @@ class ModelAnswerer:
         order = sorted(range(len(prompts)), key=lambda i: (encoded[i].tiles, len(encoded[i].tokens)))
         for tiles in sorted({e.tiles for e in encoded}):
             alike = [i for i in order if encoded[i].tiles == tiles]
+            longest = max(len(encoded[i].tokens) for i in alike)
             for start in range(0, len(alike), size):
                 rows = np.asarray(alike[start : start + size])
-                yield rows, self.inputs([prompts[i] for i in rows], [encoded[i] for i in rows], size)
+                yield rows, self.inputs([prompts[i] for i in rows], [encoded[i] for i in rows], size, longest)
 
     def _answered(self, prompt: Prompt, answer: str) -> Encoded:
         """The prompt and `answer` after it, as the template writes a whole turn; the answer's own tokens are marked."""

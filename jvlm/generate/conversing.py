@@ -5,7 +5,7 @@ from typing import Any
 from jvlm.core.errors import UserError
 from jvlm.data.any_resolution import AnyResolution
 from jvlm.data.chat import ChatTemplate, read_template
-from jvlm.data.chat_templates import TEMPLATES
+from jvlm.data.chat_templates import BARE, TEMPLATES
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.pictures import FixedPictures, Pictures
 from jvlm.data.processor import Processor
@@ -72,7 +72,7 @@ def bare_template(model: Any, tokenizer: JsonTokenizer, image_text: str | None) 
     start = "".join(tokenizer.piece(id) or "" for id in tokenizer.prefix)
     # PaliGemma's prompts end in a line break (arXiv:2407.07726, section 3.2).
     special |= dict(start=start, end="\n" if getattr(model, "prefix", False) else "")
-    return ChatTemplate(TEMPLATES["pictures_first"], special)
+    return ChatTemplate(BARE, special)
 
 
 def pictures_of(model: Any, processor: Processor, where: str = "the model") -> Pictures:

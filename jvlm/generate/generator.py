@@ -140,11 +140,11 @@ class Generator:
         )  # fmt: skip
         return [row[:count].tolist() for row, count in zip(np.asarray(tokens), np.asarray(lengths))]
 
-    def batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        """`tokens` and `mask` [B, T] of prompts padded on the left to a common bucket."""
+    def batch(self, prompts: Sequence[Sequence[int]], longest: int = 0) -> dict[str, np.ndarray]:
+        """`tokens` and `mask` [B, T] of prompts padded on the left to a common bucket, that of `longest` at least."""
         if not prompts or not all(prompts):
             raise UserError("an empty prompt: give at least one token to continue")
-        length = bucket(max(map(len, prompts)))
+        length = bucket(max(longest, *map(len, prompts)))
         tokens = np.full((len(prompts), length), self.pad, np.int32)
         mask = np.zeros((len(prompts), length), bool)
         for row, prompt in enumerate(prompts):

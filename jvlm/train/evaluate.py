@@ -79,7 +79,7 @@ class Evaluations:
         processor = self._run.processor
         published = self._run.source.generation if self._run.source else {}
         stops = ends(published, {}, processor.tokenizer) if processor.tokenizer else []
-        return ModelAnswerer(self._run.model, variables(state), processor, stops)
+        return ModelAnswerer(self._run.model, variables(state), processor, stops, unrolled=False)
 
     def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
         """The evaluation at the end of a run, also as `results.json`, and the report."""

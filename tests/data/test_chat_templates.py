@@ -5,8 +5,8 @@ from tokenizers import Tokenizer
 
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data.added_tokens import with_special_token
-from jvlm.data.chat import assistant_message, user_message
-from jvlm.data.chat_templates import TEMPLATES, named
+from jvlm.data.chat import assistant_message, read_template, user_message
+from jvlm.data.chat_templates import TEMPLATES, named, with_template
 from jvlm.data.tokenizer_json import JsonTokenizer
 from tests.data.dialogues import tokenizer_files
 from tests.data.templates import text
@@ -15,6 +15,7 @@ TALK = [user_message("what?", 1), assistant_message("red"), user_message("sure?"
 RENDERED = {
     "plain": "<image>what?red</s>sure?yes</s>",
     "question_answer": "<image>Question: what? Answer: red</s>Question: sure? Answer: yes</s>",
+    "short": "<image>what? red</s>sure? yes</s>",
     "vicuna": "USER: <image>\nwhat? ASSISTANT: red</s>USER: sure? ASSISTANT: yes</s>",
     "chatml": "<|im_start|>user\n<image>what?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
     "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n",
@@ -60,3 +61,13 @@ def test_a_token_for_pictures_is_added_once_behind_the_vocabulary():
     assert JsonTokenizer(tokenizer_files()).spans("a\nb")[0] == [ids[0], *ids[2:]]
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
         with_special_token({"vocab.txt": b""}, "<picture>")
+
+
+def test_a_template_put_into_a_tokenizer_s_files_is_the_one_that_is_read():
+    files = with_template(tokenizer_files(), "short")
+    template = read_template(files)
+    assert template is not None and template.has_image_slot
+    talk = [user_message("what?", 1), assistant_message("red")]
+    text, answers = template.render_answers(talk)
+    assert text == "<image>what? red<|im_end|>"
+    assert [text[slice(*span)] for span in answers] == ["red<|im_end|>"]
