@@ -25,5 +25,6 @@ def score(
         save_examples(examples, name, retrieval_examples(embedded))
         scores = evaluator.scores(embedded, subject.mesh)
     else:
-        scores = evaluator(subject)
+        judge: Callable[[Any], Any] = evaluator
+        scores = judge(subject)
     return {metric: value.to_dict() for metric, value in scores.items()}
