@@ -60,7 +60,7 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     "flamingo_smollm_easyvqa_finetune.py": ("text_tower", SMOLLM2),
     "llava_smollm_easyvqa_finetune.py": ("text_tower", SMOLLM2),
 }
-OWN = {"clip_tiny_emoji_pretrain.py", "blip2_tiny_easyvqa_pretrain.py"}
+OWN = {"clip_tiny_emoji_pretrain.py", "clip_tiny_tar_pretrain.py", "blip2_tiny_easyvqa_pretrain.py"}
 """Sizes of nobody else's."""
 
 
