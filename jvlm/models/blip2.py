@@ -13,7 +13,7 @@ from jvlm.models.decoder import decoder
 from jvlm.models.qformer import QFormer
 from jvlm.models.vision_language import VisionLanguage
 from jvlm.models.vit import SIZES
-from jvlm.nn.dense import Dense
+from jvlm.nn.dense import Dense, normal
 
 
 class QFormerBridge(nn.Module):
@@ -48,7 +48,8 @@ class QFormerBridge(nn.Module):
                 raise ValueError("this Q-Former reads the instruction: give question")
             question = jnp.zeros((x.shape[0], 1), jnp.int32)
         y = self.qformer(x, tokens=question, mask=question_mask, train=train)[:, : self.qformer.num_queries]
-        return Dense(self.width, axes=(None, "embed"), dtype=self.dtype, name="proj")(y)
+        # As published: what a language model reads at first is no louder than its words.
+        return Dense(self.width, axes=(None, "embed"), kernel_init=normal(0.02), dtype=self.dtype, name="proj")(y)
 
 
 def blip2(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jvlm.nn.activations import activation
-from jvlm.nn.dense import Dense
+from jvlm.nn.dense import Dense, normal
 
 
 class Projector(nn.Module):
@@ -24,5 +24,8 @@ class Projector(nn.Module):
         for index in range(1, self.depth + 1):
             x = x if index == 1 else activation(self.act)(x)
             axes = (None, "embed") if index == 1 else ("embed", None)
-            x = Dense(self.width, axes=axes, use_bias=self.use_bias, dtype=self.dtype, name=f"fc{index}")(x)
+            x = Dense(
+                self.width, axes=axes, use_bias=self.use_bias, kernel_init=normal(0.02), dtype=self.dtype,
+                name=f"fc{index}",
+            )(x)  # fmt: skip
         return x
