@@ -14,12 +14,44 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "plans.json"
 TABLE = ROOT / "docs" / "plans.md"
 DECIDING = ("model", "task", "batch_size", "micro_batches", "optimizer", "mesh", "frozen", "average", "adapter")
+
+
+class Step(NamedTuple):
+    """A configuration as it is planned: its file, the slice, what is set on the command line."""
+
+    file: str
+    topology: str
+    overrides: tuple[str, ...] = ()
+
+
+QLORA = (
+    "quantize={'targets': ['text_tower/blocks/*kernel'], 'scheme': 'nf4', 'group': 64, 'double': True}",
+    "task.length=1024",
+    "task.pictures=1",
+)
+"""QLoRA (arXiv:2305.14314): the language model's kernels in NF4 under the configuration's adapters."""
+VARIATIONS = {
+    "clip_bigg14_laion_pretrain.py, batch 32,768": Step(
+        "clip_bigg14_laion_pretrain.py", "v5p:8x8x4", ("batch_size=32768", "micro_batches=1")
+    ),
+    "llava_7b_instruct_lora.py, QLoRA, one row of 1,024 tokens": Step(
+        "llava_7b_instruct_lora.py",
+        "v5e:1x1",
+        (*QLORA, "batch_size=1", "mesh={'preset': 'dp', 'shape': {'data': 1}}"),
+    ),
+    "llava_7b_instruct_lora.py, QLoRA, 16 rows of 1,024 tokens": Step(
+        "llava_7b_instruct_lora.py",
+        "v5e:4x4",
+        (*QLORA, "batch_size=16", "mesh={'preset': 'fsdp', 'shape': {'fsdp': 16}}"),
+    ),
+}
+"""Other settings of the configurations that are planned beside their own."""
 
 HEAD = """# Plans of the configurations
 
@@ -38,18 +70,20 @@ def stated_topology(name: str) -> str | None:
     return f"{found.group(1)}:{found.group(2)}" if found else None
 
 
-def planned_configs() -> dict[str, str]:
-    """Every configuration for TPUs, with its slice."""
+def planned_steps() -> dict[str, Step]:
+    """Every configuration for TPUs on its slice, by file name, and the variations."""
     names = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
-    return {name: topology for name in names if (topology := stated_topology(name))}
+    return {name: Step(name, found) for name in names if (found := stated_topology(name))} | VARIATIONS
 
 
-def digest(name: str) -> str:
+def digest(step: Step) -> str:
     """Of everything in a configuration that decides its compiled step."""
     from jvlm.train.config import load_config, to_plain
 
-    plain = to_plain(load_config(str(ROOT / "configs" / name)))
+    plain = to_plain(load_config(str(ROOT / "configs" / step.file), list(step.overrides)))
     deciding = {key: plain.get(key) for key in DECIDING} | {"labels": plain["task"].get("use_labels")}
+    if plain.get("quantize"):
+        deciding["quantize"] = plain["quantize"]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -58,17 +92,17 @@ def load_records() -> dict[str, Any]:
     return json.loads(RECORD.read_text()) if RECORD.is_file() else {}
 
 
-def record(name: str, topology: str) -> dict[str, Any]:
+def record(step: Step) -> dict[str, Any]:
     """The plan of one configuration, with what the table shows besides."""
     from jvlm.plan.compile import plan
     from jvlm.plan.topologies import describe
     from jvlm.train.config import load_config
 
-    config = load_config(str(ROOT / "configs" / name))
-    found = plan(config, describe(topology))
+    config = load_config(str(ROOT / "configs" / step.file), list(step.overrides))
+    found = plan(config, describe(step.topology))
     settings = {"batch_size": config.batch_size, "remat": config.model.get("remat", "")}
     bottleneck = found.roof.bottleneck if found.roof else None
-    return {"digest": digest(name), **settings, "bottleneck": bottleneck, **found.as_json()}
+    return {"digest": digest(step), **settings, "bottleneck": bottleneck, **found.as_json()}
 
 
 def table(records: dict[str, Any]) -> str:
@@ -85,7 +119,7 @@ def table(records: dict[str, Any]) -> str:
             f"| `{name}` | {found['topology']} | {mesh} | {found['batch_size']:,} | {found['remat']} | "
             f"{found['params']:,} | {peak:.2f} | {capacity:.2f} | {ratio:.3f} | {bound} |"
         )
-    waiting = sorted(set(planned_configs()) - set(records))
+    waiting = sorted(set(planned_steps()) - set(records))
     if waiting:
         lines += ["", f"Not planned yet at full size: {', '.join(f'`{name}`' for name in waiting)}."]
     return HEAD + "\n".join(lines) + "\n"
@@ -93,16 +127,16 @@ def table(records: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="files in configs/ (all for TPUs)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows of the table (all)")
     names = parser.parse_args().names
 
     from jvlm.plan.topologies import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
-    known = planned_configs()
+    known = planned_steps()
     for name in names or known:
-        print(f"{name} on {known[name]}", file=sys.stderr, flush=True)
-        found = record(name, known[name])
+        print(f"{name} on {known[name].topology}", file=sys.stderr, flush=True)
+        found = record(known[name])
         records = {name: plan for name, plan in load_records().items() if name in known}
         if found["fits"]:
             records[name] = found

@@ -46,6 +46,7 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     "basic_l16_laion_joint.py": ("image_tower", 304_326_632 - 1000 * 1025),
     "basic_l16_laion_locked.py": ("image_tower", 304_326_632 - 1000 * 1025),
     "lit_b16_laion_pretrain.py": ("image_tower", 86_567_656 - 1000 * 769),
+    "clip_b16_laion_pretrain.py": ("", 149_620_737),
     "clip_b32_tables_finetune.py": ("", 151_277_313),
     "clip_bigg14_laion_pretrain.py": ("", 2_539_567_105),
     "clip_l14_laion_pretrain.py": ("", 427_616_513),
