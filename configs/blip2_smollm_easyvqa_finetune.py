@@ -59,6 +59,8 @@ def get_config(arg: str = "") -> ConfigDict:
         b2=0.98,
         weight_decay=0.05,
         schedule=dict(name="linear", warmup=10),
+        # The projection is new; what the first stage taught the queries is to be kept.
+        lr_mult=[("bridge/qformer/*", 0.05)],
     )
     config.mesh = dict(preset="dp", shape=dict(data=-1))
     asked = dict(name="easy_vqa", split="test")

@@ -46,6 +46,11 @@ def conversing(
         template = bare_template(model, tokenizer, text)
     if sees and not template.has_image_slot:
         raise UserError(f"{where}: its chat template has no place for a picture; give it one that has")
+    asks = getattr(model, "reads_question", False)
+    if asks and model.bridge.qformer.vocab_size < tokenizer.vocab_size - 1:
+        raise UserError(
+            f"{where}: its Q-Former has a vocabulary of its own; jvlm reads instructions in the model's only"
+        )
     return MultimodalProcessor(
         tokenizer=tokenizer,
         template=template,
@@ -54,7 +59,7 @@ def conversing(
         length=length or model.length,
         end_id=tokenizer.eos_id,
         max_tiles=max_tiles,
-        question=question if getattr(model, "reads_question", False) else 0,
+        question=question if asks else 0,
         starts=published or not pictures_before(model),
     )
 
