@@ -1,6 +1,7 @@
 """The training loop: build, restore, then for each step update, log, checkpoint, evaluate."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +22,9 @@ from jvlm.interop.pretrained import Pretrained
 from jvlm.train.adapt import attach_to, based, describe, plain_target
 from jvlm.train.adapter_base import start_from, trained_plain
 from jvlm.train.config import check_resumable
-from jvlm.train.data import make_data
+from jvlm.train.data import make_data, make_source
 from jvlm.train.evaluate import Evaluations, variables
+from jvlm.train.hosts import Watch, check_alike, code_digest, compile_together, leave
 from jvlm.train.pretrained import save as save_pretrained
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
@@ -44,7 +46,11 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
     step = 0
     try:
         run = setup(config)
-        with sharding.use(run.mesh, run.rules), StopNotice() as notice:
+        limit = float(os.environ.get("JVLM_HANG_SECONDS", "600"))
+        with sharding.use(run.mesh, run.rules), StopNotice() as notice, Watch(limit) as watch:
+            if jax.process_count() > 1:
+                source = make_source(run.config["data"]).fingerprint()
+                check_alike(dict(configuration=run.config, code=code_digest(), data=source))
             checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
             if checkpoints.steps() and (folder / "config.json").exists():
                 check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
@@ -65,20 +71,28 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             if step == 0 and run.config["init"]:
                 evaluations.run(state, step, writers, terminal)
             waiting: tuple[int, Any] | None = None
-            while step < run.config["steps"] and not notice.reason:
+            first = step
+            while step < run.config["steps"] and not notice.asks(step):
                 began = time.monotonic()
                 batch = sharding.put_batch(next(data), run.mesh)
                 terminal.waited(time.monotonic() - began)
+                if step == first:
+                    compiled = compile_together(compiled, state, batch, seed)
                 state, metrics = compiled(state, batch, seed)
                 step += 1
                 # The metrics of the step before: waiting for this one's would leave the device idle.
                 if waiting:
                     inspect(run, *waiting, writers, terminal)
+                    watch.beat(waiting[0])
                 waiting = (step, metrics)
-                if step % run.config["checkpoint_every"] == 0:
-                    save(run, checkpoints, state, data)
-                if evaluations.due(step):
-                    evaluations.run(state, step, writers, terminal)
+                keep, look = step % run.config["checkpoint_every"] == 0, evaluations.due(step)
+                if keep or look:
+                    jax.block_until_ready(metrics)  # so that a collective that hangs is noticed
+                    with watch.paused():
+                        if keep:
+                            save(run, checkpoints, state, data)
+                        if look:
+                            evaluations.run(state, step, writers, terminal)
             if waiting:
                 inspect(run, *waiting, writers, terminal)
             save(run, checkpoints, state, data)
@@ -101,6 +115,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
     except BaseException as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         status.write("failed", step, reason)
+        if jax.process_count() > 1:
+            leave(reason)
         raise
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jvlm.core.files import write_json
 
@@ -32,7 +33,8 @@ class Status:
 class StopNotice:
     """Remembers SIGTERM (a preemption notice) and SIGINT instead of dying of them; a context manager.
 
-    A second SIGINT interrupts at once. Outside the main thread signals stay as they are.
+    A second SIGINT interrupts at once. Outside the main thread signals stay as they are. In a run of several processes
+    jax's coordination service takes SIGTERM and tells all of them the step to stop after.
     """
 
     def __init__(self) -> None:
@@ -40,7 +42,7 @@ class StopNotice:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "StopNotice":
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._notice)
         return self
@@ -48,6 +50,12 @@ class StopNotice:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+
+    def asks(self, step: int) -> bool:
+        """Whether to stop after `step`; every process of a run asks after every step."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.reason = signal.Signals.SIGTERM.name
+        return bool(self.reason)
 
     def _notice(self, number: int, _: Any) -> None:
         if self.reason and number == signal.SIGINT:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,26 @@ def toy_config(*overrides: str) -> ConfigDict:
     return load_config(str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny", [*SMALL, *overrides])
 
 
-def start(workdir: Path, *overrides: str, devices: int = 1) -> subprocess.Popen[str]:
-    """`jvlm train` on the toy configuration as a process with that many CPU devices."""
-    env = os.environ | {
+def start(
+    workdir: Path,
+    *overrides: str,
+    devices: int = 1,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> subprocess.Popen[str]:
+    """`jvlm train` on the toy configuration as a process with that many CPU devices; `log` takes what it prints."""
+    whole = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        **(env or {}),
     }
     command = [sys.executable, "-m", "jvlm.cli.train", "--workdir", str(workdir)]
     command += ["--config", str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny"]
     command += [f"--config.{text}" for text in (*SMALL, *overrides)]
-    return subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with open(log or os.devnull, "w") as file:
+        output = subprocess.PIPE if log is None else file
+        return subprocess.Popen(command, env=whole, cwd=ROOT, text=True, stdout=output, stderr=subprocess.STDOUT)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
