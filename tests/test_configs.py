@@ -46,6 +46,7 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     "basic_l16_laion_joint.py": ("image_tower", 304_326_632 - 1000 * 1025),
     "basic_l16_laion_locked.py": ("image_tower", 304_326_632 - 1000 * 1025),
     "lit_b16_laion_pretrain.py": ("image_tower", 86_567_656 - 1000 * 769),
+    "lit_g14_laion_pretrain.py": ("image_tower", 1_012_611_432 - 1000 * 1409),
     "clip_b16_laion_pretrain.py": ("", 149_620_737),
     "clip_b32_tables_finetune.py": ("", 151_277_313),
     "clip_bigg14_laion_pretrain.py": ("", 2_539_567_105),
@@ -60,6 +61,8 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     "blip2_smollm_easyvqa_finetune.py": ("text_tower", SMOLLM2),
     "flamingo_smollm_easyvqa_finetune.py": ("text_tower", SMOLLM2),
     "llava_smollm_easyvqa_finetune.py": ("text_tower", SMOLLM2),
+    # 16 tokens instead of the 64 of the 384-pixel release, 256 patches instead of 729
+    "siglip_so400m14_webli_pretrain.py": ("", 877_960_498 - 48 * 1152 - 473 * 1152),
 }
 OWN = {"clip_tiny_emoji_pretrain.py", "clip_tiny_tar_pretrain.py", "blip2_tiny_easyvqa_pretrain.py"}
 """Sizes of nobody else's."""
