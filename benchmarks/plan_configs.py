@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 
 QLORA = (
-    "quantize={'targets': ['text_tower/blocks/*kernel'], 'scheme': 'nf4', 'group': 64, 'double': True}",
+    "quantize={'targets': ['text_tower/blocks/*kernel'], 'scheme': 'nf4', 'group': 64}",
     "task.length=1024",
     "task.pictures=1",
 )
