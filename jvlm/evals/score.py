@@ -1,7 +1,7 @@
 """One suite scored: plain values, and what a report shows of it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -25,6 +25,5 @@ def score(
         save_examples(examples, name, retrieval_examples(embedded))
         scores = evaluator.scores(embedded, subject.mesh)
     else:
-        judge: Callable[[Any], Any] = evaluator
-        scores = judge(subject)
+        scores = cast(Callable[[Any], Any], evaluator)(subject)
     return {metric: value.to_dict() for metric, value in scores.items()}
