@@ -15,7 +15,6 @@ says nothing about time. All 18 programs take about ten minutes on two cores.
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -81,6 +80,7 @@ def measure(kind: str, form: str, batch: int, mesh) -> dict[str, Any]:
     """A row of the table; where the program does not fit, the compiler's own account of it."""
     import jax
 
+    from jvlm.plan.compile import asked_for
     from jvlm.plan.hlo import read_program
 
     row: dict[str, Any] = {"kind": kind, "form": form, "batch": batch}
@@ -88,11 +88,11 @@ def measure(kind: str, form: str, batch: int, mesh) -> dict[str, Any]:
     try:
         compiled = compile_loss(kind, form, batch, mesh)
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)([MGT])", str(error))
-        if used is None:
+        arguments = 2 * batch // mesh.size * WIDTH * 4
+        needed = asked_for(str(error), arguments)
+        if needed is None:
             raise
-        power = {"M": 2**20, "G": 2**30, "T": 2**40}
-        return row | {"out_of_memory": True, "peak_mb": round(float(used[1]) * power[used[2]] / 1e6, 1)}
+        return row | {"out_of_memory": True, "peak_mb": round(needed / 1e6, 1)}
     program = read_program(compiled.as_text())
     memory = compiled.memory_analysis()
     directions: Counter[tuple] = Counter()

@@ -161,14 +161,23 @@ def capacity(mesh: Mesh) -> int:
     raise UserError("the compiler took a program of 4 TB, so it does not say how much memory a chip has")
 
 
-def _refused(planned: Plan, message: str, per_chip: int) -> Plan:
-    """The plan of a step that does not fit, from the compiler's message. UserError for any other refusal."""
+def asked_for(message: str, arguments: int) -> int | None:
+    """The bytes of a core's memory that a program needs, from the compiler's refusal of it; None for another refusal.
+
+    `arguments` are the bytes of the program's, which one of the compiler's two wordings leaves out.
+    """
     used = re.search(r"Used ([\d.]+)([KMGT]?) of ", message) or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
     if "RESOURCE_EXHAUSTED" not in message or used is None:
+        return None
+    return _size(used) + (arguments if "for HLO temporaries (" in message else 0)
+
+
+def _refused(planned: Plan, message: str, per_chip: int) -> Plan:
+    """The plan of a step that does not fit, from the compiler's message. UserError for any other refusal."""
+    needed = asked_for(message, planned.arguments // per_chip)
+    if needed is None:
         raise UserError(f"the compiler refused the step: {' '.join(message.split())[:300]}") from None
-    peak = per_chip * _size(used)
-    if "for HLO temporaries (" in message:
-        peak += planned.arguments
+    peak = per_chip * needed
     return replace(planned, peak=peak, temporaries=max(peak - planned.arguments, 0))
 
 
