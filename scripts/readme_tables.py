@@ -9,6 +9,8 @@ from pathlib import Path
 
 from jvlm.data import DATASETS
 from jvlm.evals import EVALUATORS
+from jvlm.interop.diffusers import TABLES as DIFFUSERS
+from jvlm.interop.diffusers.directory import PIPELINES
 from jvlm.interop.hf import TABLES
 from jvlm.models import MODELS
 from jvlm.tasks import TASKS
@@ -22,11 +24,14 @@ BEGIN, END = "<!-- families -->\n", "<!-- /families -->"
 
 def families() -> str:
     """The families with their published sizes and formats, and the names that a configuration may use."""
-    lines = ["| family | published sizes | transformers | open_clip |", "|---|---|---|---|"]
+    lines = ["| family | published sizes | transformers | diffusers | open_clip |", "|---|---|---|---|---|"]
     for name, family in MODELS.items():
         types = [f"`{kind}`" for kind, table in TABLES.items() if table.family == name]
+        painted = [f"`{kind}`" for kind, table in DIFFUSERS.items() if table.family == name]
+        painted += [f"`{kind}`" for kind in PIPELINES if name == "latent-diffusion"]
         other = "yes" if "open_clip" in FORMATS and name == "clip" else ""
-        lines.append(f"| `{name}` | {', '.join(family.variants)} | {', '.join(types)} | {other} |")
+        columns = [f"`{name}`", ", ".join(family.variants), ", ".join(types), ", ".join(painted), other]
+        lines.append(f"| {' | '.join(columns)} |")
     names = {
         "Training objectives": TASKS,
         "Optimizers": OPTIMIZERS,

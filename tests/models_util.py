@@ -12,10 +12,17 @@ from jvlm import models
 from jvlm.core.tree import map_paths
 from jvlm.nn.axes import split
 
+APART = ("autoencoder", "clip-text", "latent-diffusion", "unet", "vq")
+"""Families that take the compiler many seconds: tests/models/test_diffusion.py shows what the others show, once. The
+text tower by itself is that of `clip`."""
+TRANSFORMERS = [family for family in models.MODELS if family not in APART]
+
 
 def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
     """Random arguments for a model's call: a picture, tokens, or both, as its towers need them."""
     rng = np.random.default_rng(seed)
+    if hasattr(model, "example"):
+        return {name: _drawn(rng, shape, kind, model) for name, (shape, kind) in model.example(batch).items()}
     tower = getattr(model, "image_tower", model if hasattr(model, "image_size") else None)
     text = getattr(model, "text_tower", model if hasattr(model, "vocab_size") else None)
     out: dict[str, np.ndarray] = {}
@@ -30,6 +37,14 @@ def inputs(model: Any, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
         if getattr(text, "decoder_depth", 0):
             out["targets"] = rng.integers(0, text.vocab_size, size=(batch, text.length - 2)).astype(np.int32)
     return out
+
+
+def _drawn(rng: Any, shape: tuple[int, ...], dtype: Any, model: Any) -> np.ndarray:
+    """Tokens or classes where integers are asked for, else numbers; times and sizes may be any."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        most = model.text.text_tower.vocab_size if hasattr(model, "text") else model.num_classes
+        return rng.integers(0, most, size=shape).astype(np.int32)
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def multimodal_inputs(model: Any, batch: int = 3, seed: int = 0, pictures: int = 2) -> dict[str, np.ndarray]:

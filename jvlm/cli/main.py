@@ -24,6 +24,7 @@ VERBS = {
     "search": "find pictures of a folder by a text or a picture",
     "caption": "say what pictures show",
     "ask": "ask a model a question, about pictures or not, or hold a conversation",
+    "paint": "pictures from texts, from a picture, or over a part of one",
     "data": "look through a dataset before a run; pack a folder or table into shards",
 }
 MODULES = {"import": "import_"}

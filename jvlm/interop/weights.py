@@ -65,7 +65,9 @@ def abstract_variables(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def example_inputs(model: Any, batch: int = 1) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of what a model's call takes, from its towers."""
+    """Shape and dtype of what a model's call takes, as it says itself or from its towers."""
+    if hasattr(model, "example"):
+        return model.example(batch)
     image_size, length = _sizes(model)
     out: dict[str, tuple[tuple[int, ...], Any]] = {}
     if image_size is not None:

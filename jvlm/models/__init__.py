@@ -9,18 +9,23 @@ from flax import linen as nn
 from jvlm.core import build
 from jvlm.models import (
     align,
+    autoencoder,
     bert,
     bert_decoder,
     blip2,
     blip2_pretrain,
     clip,
+    clip_text,
     decoder,
     flamingo,
+    latent_diffusion,
     llava,
     paligemma,
     siglip,
     t5,
+    unet,
     vit,
+    vq,
 )
 
 
@@ -39,6 +44,7 @@ class Family:
 
 MODELS: dict[str, Family] = {
     "align": Family(align.align, align.VARIANTS, align.TINY, ("image", "tokens")),
+    "autoencoder": Family(autoencoder.autoencoder, autoencoder.VARIANTS, autoencoder.TINY, ("image",)),
     "bert": Family(bert.bert, bert.VARIANTS, bert.TINY, ("tokens",)),
     "bert-decoder": Family(bert_decoder.bert_decoder, bert_decoder.VARIANTS, bert_decoder.TINY, ("tokens",)),
     "blip2": Family(blip2.blip2, blip2.VARIANTS, blip2.TINY, ("image", "tokens")),
@@ -46,18 +52,27 @@ MODELS: dict[str, Family] = {
         blip2_pretrain.blip2_pretrain, blip2_pretrain.VARIANTS, blip2_pretrain.TINY, ("image", "tokens")
     ),
     "clip": Family(clip.clip, clip.VARIANTS, clip.TINY, ("image", "tokens")),
+    "clip-text": Family(clip_text.clip_text, clip_text.VARIANTS, clip_text.TINY, ("tokens",)),
     "decoder": Family(decoder.decoder, decoder.VARIANTS, decoder.TINY, ("tokens",)),
     "flamingo": Family(flamingo.flamingo, flamingo.VARIANTS, flamingo.TINY, ("image", "tokens")),
+    "latent-diffusion": Family(
+        latent_diffusion.latent_diffusion,
+        latent_diffusion.VARIANTS,
+        latent_diffusion.TINY,
+        ("image", "tokens", "times"),
+    ),
     "llava": Family(llava.llava, llava.VARIANTS, llava.TINY, ("image", "tokens")),
     "paligemma": Family(paligemma.paligemma, paligemma.VARIANTS, paligemma.TINY, ("image", "tokens")),
     "siglip": Family(siglip.siglip, siglip.VARIANTS, siglip.TINY, ("image", "tokens")),
     "t5": Family(t5.t5, t5.VARIANTS, t5.TINY, ("tokens", "targets")),
+    "unet": Family(unet.unet, unet.VARIANTS, unet.TINY, ("x", "times", "context")),
     "vit": Family(
         vit.vit,
         vit.VARIANTS,
         dict(width=32, depth=2, num_heads=4, mlp_dim=48, patch_size=8, image_size=16, num_classes=5),
         ("image",),
     ),
+    "vq": Family(vq.quantizing, vq.VARIANTS, vq.TINY, ("image",)),
 }
 
 

@@ -12,16 +12,18 @@ from jvlm.nn import masks
 from jvlm.nn.axes import named
 from jvlm.nn.block import Block
 from jvlm.nn.dense import Embed
+from jvlm.nn.hidden import hidden_states
 from jvlm.nn.norms import LayerNorm
 from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.stack import Stack
 
 
 class TextOutput(struct.PyTreeNode):
-    """`tokens` [B, T, D], the normalized sequence; `pooled` [B, D]."""
+    """`tokens` [B, T, D], the normalized sequence; `pooled` [B, D]; `hidden` [B, T, D] of the layer asked for."""
 
     tokens: jax.Array
     pooled: jax.Array
+    hidden: jax.Array | None = None
 
 
 class TextTransformer(nn.Module):
@@ -48,7 +50,8 @@ class TextTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, train: bool = False) -> TextOutput:
+    def __call__(self, tokens: jax.Array, train: bool = False, layer: int | None = None) -> TextOutput:
+        """`layer`: after how many blocks the `hidden` states are wanted, not normalized; -1 is all but the last."""
         length = tokens.shape[1]
         if length > self.length:
             raise ValueError(f"{length} tokens, but the text tower has {self.length} positions")
@@ -66,7 +69,18 @@ class TextTransformer(nn.Module):
         )
         mask = masks.causal(length) if self.causal else None
         at = text_position(tokens, self.pool, self.eos_id)
-        x, token = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, mask, train, at)
         norm = LayerNorm(self.eps, self.dtype, name="norm")
+        token, hidden = None, None
+        if layer is None or self.is_initializing():
+            x, token = Stack(block, self.depth, self.scan, self.remat, name="blocks")(x, mask, train, at)
+            hidden = None if layer is None else x  # initialization makes every parameter, and this shape
+        else:
+            key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            params = self.variables["params"]["blocks"]["layers"]
+            after = [layer % self.depth, self.depth]
+            states = hidden_states(
+                block, params, x, after, scan=self.scan, remat=self.remat, train=train, key=key, mask=mask
+            )
+            hidden, x = jnp.split(states, 2, axis=-1)
         x = norm(x)
-        return TextOutput(tokens=x, pooled=pick(x, at) if token is None else norm(token))
+        return TextOutput(tokens=x, pooled=pick(x, at) if token is None else norm(token), hidden=hidden)

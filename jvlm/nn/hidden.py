@@ -19,18 +19,19 @@ def hidden_states(
     remat: str = "none",
     train: bool = False,
     key: jax.Array | None = None,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """`x` [B, S, D] after each number of blocks in `after`, side by side along the last axis: [B, S, len(after) D].
 
     `block` and `params` are those of a `Stack`, the latter its `layers`. Blocks beyond the last that is wanted are not
-    computed. `key` is that of dropout, None without.
+    computed. `key` is that of dropout, None without; `mask` goes to every block.
     """
     block = block.clone(parent=None, name=None)
 
     def one(x: jax.Array, item: Any) -> tuple[jax.Array, None]:
         layer, index = item
         rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
-        return block.apply({"params": layer}, x, None, train, rngs=rngs), None
+        return block.apply({"params": layer}, x, mask, train, rngs=rngs), None
 
     one = recomputed(one, remat, prevent_cse=not scan)
     states, done = {0: x}, 0

@@ -15,6 +15,8 @@ from jvlm.nn.remat import recomputed, scanned
 class Stack(nn.Module):
     """Applies `block` `depth` times; the block takes `(x, mask, train, at)` and returns x.
 
+    `mask` goes to every block as it is; one of cross-attention takes its memory there.
+
     Parameters lie under `layers`, each with a leading axis [depth]. `scan` compiles one layer; without it the loop is
     unrolled, which runs faster on a CPU and compiles slower. `remat` is a key of `REMAT`.
 

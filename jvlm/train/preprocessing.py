@@ -45,11 +45,11 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
     tokenizer = prepared(tokenizer, model, fields.get("template"), fields.get("image_token"))
     pad = base.text.pad_id if base is not None and base.text is not None else tokenizer.pad_id
     text = TextSpec(length=shapes["tokens"][0][1], pad_id=pad)
-    known = max(model.text_tower.vocab_size, 1 + getattr(model, "image_token", -1))
+    words = getattr(model, "text_tower", model).vocab_size
+    known = max(words, 1 + getattr(model, "image_token", -1))
     if tokenizer.vocab_size > known:
         raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower {model.text_tower.vocab_size}; "
-            "raise model.text.vocab_size"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower {words}; raise model.text.vocab_size"
         )
     return Processor(image, text, tokenizer)
 

@@ -12,6 +12,8 @@ from tests.interop.hf_runs import (
     align_reference,
     bert_ours,
     bert_reference,
+    clip_text_ours,
+    clip_text_reference,
     dual_ours,
     dual_reference,
     siglip2_reference,
@@ -62,6 +64,11 @@ def clip_case(text: dict[str, Any], vision: dict[str, Any], eos: int, end: int, 
     vision = tower(image_size=16, patch_size=8) | vision
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, **fields)
     return Case("clip", transformers.CLIPModel, config, dual_reference, dual_ours, text_inputs(4, end))
+
+
+def clip_text_case(table: str, cls: Any, **fields: Any) -> Case:
+    config = transformers.CLIPTextConfig(**tower(vocab_size=60, max_position_embeddings=9, **fields))
+    return Case(table, cls, config, clip_text_reference, clip_text_ours, text_inputs(4, 59))
 
 
 def siglip_case(text: dict[str, Any], vision: dict[str, Any]) -> Case:
@@ -149,6 +156,10 @@ CASES: dict[str, Case] = {
         end=57,
         projection_dim=13,
         logit_scale_init_value=1.25,
+    ),
+    "clip text": clip_text_case("clip_text_model", transformers.CLIPTextModel, eos_token_id=2, hidden_act="gelu"),
+    "clip text, projected": clip_text_case(
+        "clip_text_model-projected", transformers.CLIPTextModelWithProjection, eos_token_id=59, projection_dim=24
     ),
     "siglip": siglip_case({}, {}),
     "siglip odd sizes": siglip_case(

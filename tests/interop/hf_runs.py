@@ -37,6 +37,20 @@ def dual_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray
     return jax.jit(run)(variables, **given)
 
 
+def clip_text_ours(model: Any, variables: dict[str, Any], given: dict[str, np.ndarray]) -> Outputs:
+    out = jax.jit(lambda variables, tokens: model.apply(variables, tokens, layer=-1))(variables, given["tokens"])
+    plain = jax.jit(model.apply)(variables, given["tokens"])
+    return dict(tokens=plain.tokens, pooled=plain.pooled, hidden=out.hidden, again=out.tokens)
+
+
+def clip_text_reference(model: Any, given: dict[str, np.ndarray]) -> Outputs:
+    with torch.no_grad():
+        out = model(torch.from_numpy(given["tokens"]).long(), output_hidden_states=True)
+    pooled = out.text_embeds if "text_embeds" in out else out.pooler_output
+    last = out.last_hidden_state
+    return arrays(tokens=last, pooled=pooled, hidden=out.hidden_states[-2], again=last)
+
+
 def dual_reference(model: Any, given: dict[str, np.ndarray], **picture: Any) -> Outputs:
     picture = picture or dict(pixel_values=pixels(given["image"]))
     with torch.no_grad():

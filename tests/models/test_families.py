@@ -1,4 +1,4 @@
-"""Properties of every family in MODELS, at tiny size."""
+"""Properties of every family in MODELS, at tiny size; those of convolutions are in test_diffusion.py."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import pytest
 from jvlm import models
 from jvlm.core import sharding
 from jvlm.core.tree import flatten, map_paths
-from tests.models_util import abstract, initialize, inputs, tiny
+from tests.models_util import TRANSFORMERS, abstract, initialize, inputs, tiny
 
 AXES = {"layers", "embed", "heads", "mlp", "vocab", "patch", None}
 MESHES = {
@@ -20,7 +20,7 @@ MESHES = {
     "fsdp": dict(data=2, fsdp=4),
     "fsdp_tp": dict(data=2, fsdp=2, tensor=2),
 }
-families = pytest.mark.parametrize("family", models.MODELS)
+families = pytest.mark.parametrize("family", TRANSFORMERS)
 # Every kind of stack there is, once; and the two that hold what all of them share.
 STACKS = ["align", "blip2", "clip", "decoder", "flamingo", "t5"]
 PLAIN = ["clip", "decoder"]
@@ -88,7 +88,7 @@ def assert_near(actual: Any, wanted: Any, tolerance: float) -> None:
         assert difference <= tolerance * max(1.0, np.abs(y).max()), f"{jax.tree_util.keystr(path)}: {difference}"
 
 
-@families
+@pytest.mark.parametrize("family", models.MODELS)
 def test_every_kernel_has_logical_names(family: str) -> None:
     shapes, names = abstract(models.create(tiny(family)))
     flat = flatten(names)
@@ -149,7 +149,7 @@ def test_a_sharded_training_step_equals_the_unsharded_one(family: str, preset: s
     assert_near(actual, objective(model)(*parts(variables), given), 1e-5)
 
 
-@pytest.mark.parametrize("family", sorted(set(models.MODELS) - set(STACKS)))
+@pytest.mark.parametrize("family", sorted(set(TRANSFORMERS) - set(STACKS)))
 def test_sharded_equals_unsharded(family: str) -> None:
     mesh, placed = sharded(family, "fsdp_tp")
     assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(placed["params"]))

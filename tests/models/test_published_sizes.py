@@ -8,7 +8,7 @@ import pytest
 
 from jvlm import models
 from jvlm.core.tree import count
-from tests.models import published_decoders, published_multimodal
+from tests.models import published_decoders, published_diffusion, published_multimodal
 from tests.models_util import abstract
 from tests.reference import torch, transformers
 from tests.reference_open_clip import open_clip, open_clip_config
@@ -43,7 +43,7 @@ PUBLISHED = {
     **{("t5", variant): count for variant, count in published_decoders.T5_COUNTS.items()},
 }
 
-PUBLISHED |= published_multimodal.COUNTS
+PUBLISHED |= published_multimodal.COUNTS | published_diffusion.COUNTS
 
 OPEN_CLIP = {variant: variant.replace("/", "-").replace("@336", "-336") for variant in models.MODELS["clip"].variants}
 
@@ -109,7 +109,7 @@ REFERENCES: dict[str, Callable[[str], Any]] = {
 }
 
 
-REFERENCES |= published_multimodal.REFERENCES
+REFERENCES |= published_multimodal.REFERENCES | published_diffusion.REFERENCES
 
 
 @functools.cache

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvlm import models
 from jvlm.checkpoint.manager import Checkpoints
 from jvlm.core import leaves, sharding
 from jvlm.core.errors import ConfigError, UserError
@@ -29,9 +28,9 @@ from jvlm.transforms.adapters import (
 )
 from jvlm.transforms.freeze import combine, partition
 from jvlm.transforms.methods import make_method
-from tests.models_util import initialize, inputs, tiny
+from tests.models_util import TRANSFORMERS, initialize, inputs, tiny
 
-families = pytest.mark.parametrize("family", models.MODELS)
+families = pytest.mark.parametrize("family", TRANSFORMERS)
 UNFUSED: dict[str, Any] = {"xla_disable_hlo_passes": "fusion,cpu-instruction-fusion,dot-library-rewriter,algsimp"}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": dict(kind="lora", rank=3),

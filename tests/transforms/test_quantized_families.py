@@ -16,9 +16,9 @@ from jvlm.core.leaves import Leaf
 from jvlm.core.tree import flatten, map_paths, unflatten
 from jvlm.transforms.qtensor import QTensor
 from jvlm.transforms.quantize import quantizable, quantize_tree
-from tests.models_util import initialize, inputs, tiny
+from tests.models_util import TRANSFORMERS, initialize, inputs, tiny
 
-families = pytest.mark.parametrize("family", models.MODELS)
+families = pytest.mark.parametrize("family", TRANSFORMERS)
 GROUP = 16
 
 

@@ -6,6 +6,7 @@ from jvlm.interop.hf import (
     bert_decoder,
     blip2,
     clip,
+    clip_text,
     decoders,
     gpt2,
     idefics,
@@ -25,6 +26,8 @@ TABLES: dict[str, Table] = {
     "blip-2": blip2.TABLE,
     "blip-2-retrieval": blip2.RETRIEVAL,
     "clip": clip.TABLE,
+    "clip_text_model": clip_text.TABLE,
+    "clip_text_model-projected": clip_text.PROJECTED_TABLE,
     "siglip": siglip.TABLE,
     "siglip2": siglip.TABLE2,
     "vit": vit.TABLE,
@@ -46,6 +49,8 @@ def kind_of(config: Config) -> str:
     kind = str(config.get("model_type"))
     if kind == "bert" and config.get("is_decoder"):
         return "bert-decoder"
+    if kind == "clip_text_model" and config.get("architectures") == [clip_text.PROJECTED]:
+        return "clip_text_model-projected"
     if kind == "t5" and config.get("architectures") == ["T5EncoderModel"]:
         return "t5-encoder"
     if kind == "blip-2" and config.get("architectures") == ["Blip2ForImageTextRetrieval"]:

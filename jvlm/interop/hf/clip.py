@@ -8,6 +8,7 @@ from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf.blocks import clip_encoder, linear, norm, tower_config, tower_fields
 from jvlm.interop.table import Config, Table, require, single, size, unsize
 from jvlm.models.dual_encoder import DualEncoder
+from jvlm.models.text import TextTransformer
 from jvlm.models.vit import ViT
 
 # What transformers assumes where a published config.json is silent.
@@ -40,17 +41,10 @@ def fields(config: Config) -> dict[str, Any]:
     """Fields of `models.clip` from a CLIPConfig."""
     text = _TEXT | dict(config.get("text_config_dict") or {}) | dict(config.get("text_config") or {})
     vision = dict(config.get("vision_config_dict") or {}) | dict(config.get("vision_config") or {})
-    eos = text["eos_token_id"]
-    pooling = dict(pool="highest") if eos == _LEGACY_EOS else dict(pool="eos", eos_id=eos)
     return dict(
         embed_dim=config.get("projection_dim", 512),
         image=vision_fields(vision),
-        text=dict(
-            tower_fields(text),
-            vocab_size=text["vocab_size"],
-            length=text["max_position_embeddings"],
-            **pooling,
-        ),
+        text=text_fields(text),
         scale_init=math.exp(config.get("logit_scale_init_value", 2.6592)),
     )
 
@@ -65,15 +59,27 @@ def config(model: DualEncoder) -> dict[str, Any]:
         model_type="clip",
         projection_dim=embed_dim,
         logit_scale_init_value=math.log(model.scale_init),
-        text_config=dict(
-            tower_config(text),
-            model_type="clip_text_model",
-            vocab_size=text.vocab_size,
-            max_position_embeddings=text.length,
-            eos_token_id=_LEGACY_EOS if text.pool == "highest" else text.eos_id,
-            projection_dim=embed_dim,
-        ),
+        text_config=dict(text_config(text), projection_dim=embed_dim),
         vision_config=dict(vision_config(image), projection_dim=embed_dim),
+    )
+
+
+def text_fields(config: Config) -> dict[str, Any]:
+    """Fields of CLIP's text tower from a CLIPTextConfig."""
+    c = _TEXT | dict(config)
+    eos = c["eos_token_id"]
+    pooling = dict(pool="highest") if eos == _LEGACY_EOS else dict(pool="eos", eos_id=eos)
+    return dict(tower_fields(c), vocab_size=c["vocab_size"], length=c["max_position_embeddings"], **pooling)
+
+
+def text_config(tower: TextTransformer) -> dict[str, Any]:
+    """The inverse of `text_fields`."""
+    return dict(
+        tower_config(tower),
+        model_type="clip_text_model",
+        vocab_size=tower.vocab_size,
+        max_position_embeddings=tower.length,
+        eos_token_id=_LEGACY_EOS if tower.pool == "highest" else tower.eos_id,
     )
 
 
@@ -103,18 +109,24 @@ def vision_rules(tower: ViT) -> list[Rule]:
     ]
 
 
+def text_rules() -> list[Rule]:
+    """The tensor table of CLIPTextModel."""
+    return [
+        rule("embeddings.token_embedding.weight", "token_embed/embedding"),
+        rule("embeddings.position_embedding.weight", "pos_embed"),
+        *clip_encoder("encoder", "blocks"),
+        *norm("final_layer_norm", "norm"),
+    ]
+
+
 def rules(model: DualEncoder) -> list[Rule]:
     """The tensor table of CLIPModel."""
-    text, tokens = "text_model", "text_tower"
     return [
         rule("logit_scale", "logit_scale"),
         *linear("visual_projection", "image_proj", bias=False),
         *linear("text_projection", "text_proj", bias=False),
         *nest(vision_rules(model.image_tower), "vision_model.", "image_tower/"),
-        rule(f"{text}.embeddings.token_embedding.weight", f"{tokens}/token_embed/embedding"),
-        rule(f"{text}.embeddings.position_embedding.weight", f"{tokens}/pos_embed"),
-        *clip_encoder(f"{text}.encoder", f"{tokens}/blocks"),
-        *norm(f"{text}.final_layer_norm", f"{tokens}/norm"),
+        *nest(text_rules(), "text_model.", "text_tower/"),
     ]
 
 

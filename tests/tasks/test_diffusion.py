@@ -1,0 +1,137 @@
+"""The losses of denoisers and autoencoders are those of diffusers and torch, of the same weights and draws."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jvlm
+from jvlm.losses.noise import Schedule, min_snr_weight, noised, target
+from jvlm.tasks import TASKS
+from jvlm.tasks.diffusion import Diffusion
+from tests.cli.pipelines import PIPELINES
+from tests.interop.diffusers_cases import channels_last, images
+from tests.models_util import initialize, inputs, tiny
+from tests.reference_diffusers import diffusers, torch
+
+
+@dataclass(frozen=True)
+class Trained:
+    pipeline: Any
+    model: Any
+    params: Any
+    batch: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("pipeline")
+    pipeline = PIPELINES["StableDiffusionPipeline"](folder)
+    pipeline.save_pretrained(folder / "model")
+    m = jvlm.load(folder / "model")
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
+    tokens = m.processor.texts(["a dog", "a red apple", "", "two words"])
+    return Trained(pipeline, m.model, m.params, dict(image=image, tokens=tokens))
+
+
+def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | None, dropped: list[bool]) -> float:
+    """The loss as diffusers' training scripts compute it."""
+    pipeline = trained.pipeline
+    draws = task.draws(jax.random.split(rng)[0], (4, 4, 4, 4))
+    scheduler = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+    times = torch.from_numpy(np.array(draws.times)).long()
+    empty = pipeline.tokenizer("", padding="max_length", max_length=8).input_ids
+    tokens = torch.from_numpy(trained.batch["tokens"]).long()
+    tokens[torch.tensor(dropped)] = torch.tensor(empty)
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(images(trained.batch["image"])).latent_dist
+        z = (posterior.mean + posterior.std * images(draws.posterior)) * pipeline.vae.config.scaling_factor
+        noise = images(draws.noise)
+        told = pipeline.text_encoder(tokens).last_hidden_state
+        out = pipeline.unet(scheduler.add_noise(z, noise, times), times, told).sample
+        error = torch.nn.functional.mse_loss(out, noise, reduction="none").mean(dim=(1, 2, 3))
+        if gamma is not None:
+            snr = diffusers.training_utils.compute_snr(scheduler, times)
+            error = error * torch.minimum(snr, torch.full_like(snr, gamma)) / snr
+    return float(error.mean())
+
+
+@pytest.mark.parametrize(("gamma", "offset", "cached"), [(None, 0.0, False), (5.0, 0.1, True)])
+def test_loss_is_that_of_diffusers_and_torch(
+    trained: Trained, gamma: float | None, offset: float, cached: bool
+) -> None:
+    rng = jax.random.key(7)
+    task = Diffusion(trained.model, caption_dropout=0.5, offset_noise=offset, min_snr=gamma, cached=cached)
+    dropped = np.array(task.draws(jax.random.split(rng)[0], (4, 4, 4, 4)).dropped)
+    assert dropped.any() and not dropped.all()
+    batch: dict[str, Any] = dict(trained.batch)
+    if cached:
+        moments = jax.jit(task.predict_fns()["moments"])({"params": trained.params}, batch.pop("image"))
+        batch["moments"] = moments
+    loss = jax.jit(task.loss)(trained.params, {}, batch, rng)
+    wanted = theirs(trained, task, rng, gamma, dropped.tolist())
+    assert abs(float(loss.sum / loss.weight) - wanted) <= 1e-4 * wanted
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0", "flow"])
+def test_what_is_predicted_gives_the_picture_back(prediction: str) -> None:
+    from jvlm.generate.steps import noise_of, picture_of
+
+    rng = np.random.default_rng(1)
+    x, noise = (jnp.asarray(rng.normal(size=(1, 4)), jnp.float32) for _ in range(2))
+    a, s = (0.4, 0.6) if prediction == "flow" else (0.6, 0.8)
+    alpha, sigma = jnp.full((1, 1), a), jnp.full((1, 1), s)
+    seen, told = noised(x, noise, alpha, sigma), target(prediction, x, noise, alpha, sigma)
+    for factors, wanted in ((picture_of(prediction, a, s), x), (noise_of(prediction, a, s), noise)):
+        np.testing.assert_allclose(factors[0] * seen + factors[1] * told, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_schedules_are_those_of_diffusers(kind: str, zero: bool) -> None:
+    theirs = dict(linear="linear", scaled_linear="scaled_linear", cosine="squaredcos_cap_v2")[kind]
+    config: dict[str, Any] = dict(beta_start=0.001, beta_end=0.02, beta_schedule=theirs, rescale_betas_zero_snr=zero)
+    wanted = diffusers.DDIMScheduler(**config).alphas_cumprod.numpy()
+    ours = Schedule(kind, beta_start=0.001, beta_end=0.02, zero_terminal_snr=zero).survival()
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-7)
+    assert (ours[-1] == 0) == zero
+
+
+def test_min_snr_weighs_by_the_prediction() -> None:
+    alpha, sigma = jnp.asarray([0.9, 0.1, 0.0]), jnp.asarray([0.1, 0.9, 1.0])
+    snr = np.asarray([81.0, 1 / 81, 0.0])
+    np.testing.assert_allclose(min_snr_weight("epsilon", alpha, sigma, 5.0), [5 / 81, 1.0, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(min_snr_weight("v", alpha, sigma, 5.0), np.minimum(snr, 5) / (snr + 1), rtol=1e-5)
+    np.testing.assert_allclose(min_snr_weight("x0", alpha, sigma, 5.0), np.minimum(snr, 5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "task"), [("autoencoder", "autoencoder"), ("vq", "codebook-autoencoder")])
+def test_placeholders_change_no_autoencoder_s_loss(family: str, task: str) -> None:
+    model, variables, _ = initialize(tiny(family))
+    image = np.array(inputs(model, batch=4)["image"])
+    weight = np.asarray([1, 0, 1, 1], np.float32)
+    run = jax.jit(TASKS[task](model).loss)
+    one = run(variables["params"], {}, dict(image=image, weight=weight), jax.random.key(0))
+    image[1] = 7.0
+    other = run(variables["params"], {}, dict(image=image, weight=weight), jax.random.key(0))
+    np.testing.assert_allclose(one.sum, other.sum, rtol=1e-6)
+    assert one.weight == 3
+    assert set(one.metrics) >= {"reconstruction"}
+
+
+def test_commitment_is_that_of_the_reference_quantizer() -> None:
+    from jvlm.losses.diffusion import commitment, perplexity
+
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(2, 3, 3, 4)).astype(np.float32)
+    quantizer = diffusers.models.autoencoders.vae.VectorQuantizer(11, 4, beta=0.25, legacy=False)
+    chosen, wanted, (_, _, codes) = quantizer(images(latents))
+    moved, kept = commitment(jnp.asarray(latents), jnp.asarray(channels_last(chosen.detach())), 0.25)
+    np.testing.assert_allclose(float((moved + kept).mean()), wanted.item(), rtol=1e-5)
+    counts = np.bincount(codes.numpy(), minlength=11).astype(np.float32)
+    share = counts[counts > 0] / counts.sum()
+    np.testing.assert_allclose(perplexity(jnp.asarray(counts)), np.exp(-(share * np.log(share)).sum()), rtol=1e-5)
