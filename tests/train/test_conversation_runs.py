@@ -118,8 +118,10 @@ def test_an_instruction_reaches_the_queries(folder: Path, tmp_path: Path) -> Non
     batch = next(data)
     data.close()
     assert batch["question"].shape == run.batch["question"].shape == (8, 4, 32)
-    asked = run.conversations.tokenizer.decode(batch["question"][0, 0][batch["question_mask"][0, 0]].tolist())  # type: ignore[union-attr]
-    row = run.conversations.tokenizer.decode(batch["tokens"][0].tolist())  # type: ignore[union-attr]
+    assert run.conversations is not None
+    tokenizer = run.conversations.tokenizer
+    asked = tokenizer.decode(batch["question"][0, 0][batch["question_mask"][0, 0]].tolist())
+    row = tokenizer.decode(batch["tokens"][0].tolist())
     assert asked and row.startswith(asked)
 
 
