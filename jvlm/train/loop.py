@@ -109,7 +109,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             return ended
     except ConfigError:
         # The command is wrong, not the run that may already lie in the workdir.
-        if not any(folder.iterdir()):
+        if jax.process_index() == 0 and not any(folder.iterdir()):
             folder.rmdir()
         raise
     except BaseException as error:
