@@ -13,7 +13,7 @@ from jvlm.core import mapping
 from jvlm.core.errors import UserError, nearest
 from jvlm.core.tree import unflatten
 from jvlm.interop import peft_config, peft_prompts, safetensors
-from jvlm.interop.hf import TABLES
+from jvlm.interop.hf import TABLES, kind_of
 from jvlm.interop.peft_sites import Site, sites
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.table import Table, variables_flat
@@ -33,9 +33,9 @@ Layers = Mapping[int | None, tuple[Site, dict[str, np.ndarray]]]
 
 
 def table_of(pretrained: Pretrained) -> Table:
-    """The transformers table of a model: of the source's own type, or the first one of its family."""
+    """The transformers table of a model: of the source's own kind, or the first one of its family."""
     family = pretrained.config["family"]
-    own = pretrained.published.get("model_type")
+    own = kind_of(pretrained.published)
     kinds = [name for name, table in TABLES.items() if table.family == family]
     if not kinds:
         raise UserError(f"family {family!r} has no transformers format, so it has no PEFT format either")
