@@ -55,7 +55,7 @@ def open_picture(data: bytes, max_bytes: int = MAX_DECODED_BYTES, name: str = "p
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture(f"{name}: {error}", "oversized picture") from error
     except UnidentifiedImageError as error:  # whose text names an object in memory
-        raise BadPicture(f"{name}: not a picture of a known format", "corrupt picture") from error
+        raise BadPicture(f"{name}: not a readable picture (its format is not known)", "corrupt picture") from error
     except BROKEN as error:
         raise BadPicture(f"{name}: not a readable picture ({error})", "corrupt picture") from error
     decoded = image.width * image.height * max(3, len(image.getbands()))

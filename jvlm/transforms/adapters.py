@@ -101,11 +101,12 @@ def merge(params: Params) -> Params:
     UserError for an adapter that is no change of a kernel (bottleneck, learned context).
     """
     flat = flatten(params)
+    for path, leaf in flat.items():
+        check_mergeable(path, leaf)
     out = {path: kernel_of(leaf) for path, leaf in flat.items()}
     for path, leaf in flat.items():
         if not isinstance(leaf, Adapter):
             continue
-        check_mergeable(path, leaf)
         gain = leaf.gain()
         if gain is not None:
             for at in gained(path, out):
