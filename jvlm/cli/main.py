@@ -59,9 +59,11 @@ def run(verb: str, argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
     try:
-        args, rest = parser.parse_known_args(argv)
-        if hasattr(module, "take_rest"):
-            rest = module.take_rest(args, rest)
+        # Before argparse, which takes an override with a blank in its value for a positional argument.
+        overrides = [argument for argument in argv if hasattr(module, "take_rest") and argument.startswith("--config.")]
+        args, rest = parser.parse_known_args([argument for argument in argv if argument not in overrides])
+        if overrides:
+            rest = module.take_rest(args, overrides + rest)
         if rest:
             known = [option for action in parser._actions for option in action.option_strings]
             raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")

@@ -102,7 +102,7 @@ def test_scores_do_not_depend_on_devices_or_batches(kind: str) -> None:
     task = (
         NearestNeighbours(train, test, k=1)
         if kind == "knn"
-        else LinearProbe(train, test, strengths=(1e5,), max_steps=3000, tolerance=1e-3)
+        else LinearProbe(train, test, strengths=(1e6,), max_steps=20000, tolerance=1e-3)
     )
     first = task(tiny.encoder(1, 8))
     assert first["accuracy_top1"].value == 1
