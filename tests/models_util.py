@@ -61,6 +61,10 @@ def multimodal_inputs(model: Any, batch: int = 3, seed: int = 0, pictures: int =
     return dict(image=image, tokens=tokens)
 
 
+LEAST = {"var": np.float32(1), "temperature": np.float32(0.1)}
+"""What is divided by, by name."""
+
+
 def initialize(config: Mapping[str, Any], seed: int = 0) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """(model, variables as plain arrays, names); every leaf is random, so that no zero hides a wrong path.
 
@@ -76,8 +80,8 @@ def initialize(config: Mapping[str, Any], seed: int = 0) -> tuple[nn.Module, dic
         if name == "kernel":
             fan_in = np.prod(leaf.shape["/layers/" in path : -1])
             return jnp.asarray(noise * np.float32(0.3 * fan_in**-0.5))
-        if name == "var":
-            return jnp.asarray(1 + np.abs(0.05 * noise))
+        if name in LEAST:
+            return jnp.asarray(LEAST[name] + np.abs(0.05 * noise))
         return jnp.asarray(0.05 * noise + (name == "scale"))
 
     return model, map_paths(draw, shapes), names
