@@ -65,7 +65,9 @@ def leaf_sum(x: Array) -> UInt32[Array, ""]:
             x = np.ascontiguousarray(x).reshape(-1).view(np.uint32)
     elif jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
-    return _leaf_sum(x)
+    out = _leaf_sum(x)
+    # Devices of a CPU share its threads: reductions of many leaves under way at once can wait for each other for ever.
+    return jax.block_until_ready(out) if jax.default_backend() == "cpu" else out
 
 
 @jax.jit
