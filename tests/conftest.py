@@ -5,7 +5,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Unoptimized code: most of the time of a test is spent compiling programs that run once, on a handful of numbers.
-# And no limit to how long eight devices on a busy core may wait for each other: past its own, XLA aborts the process.
+# And three times as long for eight devices on a busy core to wait for each other, after which XLA aborts the process.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
