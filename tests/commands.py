@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jvlm.cli.main import MODULES, VERBS, Parser
+from jvlm.cli.main import MODULES, VERBS, Parser, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,8 +22,4 @@ def check_command(words: Sequence[str]) -> argparse.Namespace | None:
     module = importlib.import_module(f"jvlm.cli.{MODULES.get(words[1], words[1])}")
     parser = Parser(prog=f"jvlm {words[1]}", allow_abbrev=False)
     module.add_arguments(parser)
-    args, rest = parser.parse_known_args(list(words[2:]))
-    if hasattr(module, "take_rest"):
-        rest = module.take_rest(args, rest)
-    assert not rest, f"unknown arguments {rest} in {words}"
-    return args
+    return parse(parser, words[2:])

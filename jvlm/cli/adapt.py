@@ -3,13 +3,11 @@
 example:
   jvlm adapt clip-vit-base-patch32 --adapter my-lora --merge merged
   jvlm adapt merged --adapter my-lora --unmerge base
-  jvlm adapt --list configs/clip_l14_laion_pretrain.py --config.adapter="dict(kind='lora', rank=8)"
+  jvlm adapt --list configs/clip_l14_laion_pretrain.py --config.adapter="{'kind': 'lora', 'rank': 8}"
 """
 
 import argparse
 from typing import Any
-
-from jvlm.cli.train import take_rest as take_rest  # the same --config.KEY=VALUE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,15 +59,7 @@ def run(verb: str, argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
     try:
-        # Before argparse, which takes an override with a blank in its value for a positional argument.
-        overrides = [argument for argument in argv if hasattr(module, "take_rest") and argument.startswith("--config.")]
-        args, rest = parser.parse_known_args([argument for argument in argv if argument not in overrides])
-        if overrides:
-            rest = module.take_rest(args, overrides + rest)
-        if rest:
-            known = [option for action in parser._actions for option in action.option_strings]
-            raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")
-        return int(module.run(args) or 0)
+        return int(module.run(parse(parser, argv)) or 0)
     except UserError as error:
         if debug:
             raise
@@ -83,6 +75,26 @@ def run(verb: str, argv: Sequence[str]) -> int:
             raise
         print(f"jvlm {verb}: {_reason(error)} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a verb; ConfigError for one that it does not know.
+
+    Where the parser has a default for `overrides`, they are the `KEY=VALUE` of every `--config.KEY=VALUE`.
+    """
+    takes = parser.get_default("overrides") is not None
+    # Not left to argparse, which takes a value with a blank in it for a positional argument.
+    overrides = [text for text in argv if takes and text.startswith("--config.")]
+    for text in overrides:
+        if "=" not in text:
+            raise ConfigError(f"{text} has no value; write {text}=VALUE")
+    args, rest = parser.parse_known_args([text for text in argv if text not in overrides])
+    if rest:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")
+    if takes:
+        args.overrides = [text.removeprefix("--config.") for text in overrides]
+    return args
 
 
 def _reason(error: Exception) -> str:

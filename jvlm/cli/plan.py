@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jvlm.cli.train import take_rest
 from jvlm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from jvlm.plan.compile import Plan
     from jvlm.plan.search import Candidate
-
-__all__ = ["add_arguments", "run", "take_rest"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

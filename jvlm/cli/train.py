@@ -8,8 +8,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jvlm.core.errors import ConfigError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE[:arg]", help="configuration file or shipped name")
@@ -17,15 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the final status as one JSON object")
     parser.epilog = "Any key of the configuration is overridden by --config.KEY=VALUE."
     parser.set_defaults(overrides=[])
-
-
-def take_rest(args: argparse.Namespace, rest: list[str]) -> list[str]:
-    """Collects `--config.a.b=v` into `args.overrides`; returns what else is left."""
-    args.overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
-    for text in args.overrides:
-        if "=" not in text:
-            raise ConfigError(f"--config.{text} has no value; write --config.{text}=VALUE")
-    return [text for text in rest if not text.startswith("--config.")]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -69,6 +69,13 @@ class Coder(nn.Module):
         return block(width, self.groups, EPS, self.act, dtype=self.dtype, name=name)
 
 
+def coders(model: Any, features: int) -> tuple[Coder, Coder]:
+    """The two halves of an autoencoder, the first giving `features`, from the fields that `model` shares with them."""
+    names = ("widths", "layers", "attend", "groups", "act", "remat", "dtype")
+    shared: dict[str, Any] = {name: getattr(model, name) for name in names}
+    return Coder(features, **shared), Coder(model.channels, decodes=True, **shared)
+
+
 class GaussianLatents(struct.PyTreeNode):
     """`mean` and `log_variance` [B, h, w, Z] of each latent, in float32."""
 
@@ -115,13 +122,8 @@ class Autoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        shared: dict[str, Any] = dict(
-            widths=self.widths, layers=self.layers, attend=self.attend, groups=self.groups, act=self.act,
-            remat=self.remat, dtype=self.dtype,
-        )  # fmt: skip
         count = 2 * self.latent_channels
-        self.encoder = Coder(count, **shared)
-        self.decoder = Coder(self.channels, decodes=True, **shared)
+        self.encoder, self.decoder = coders(self, count)
         if self.quant:
             self.quant_proj = Dense(count, (None, "embed"), dtype=self.dtype)
         if self.post_quant:
@@ -136,9 +138,7 @@ class Autoencoder(nn.Module):
         """Shape and dtype of what the call takes."""
         return dict(image=((batch, self.image_size, self.image_size, self.channels), jnp.float32))
 
-    def __call__(
-        self, image: jax.Array, noise: jax.Array | None = None, train: bool = False
-    ) -> AutoencoderOutput:  # fmt: skip
+    def __call__(self, image: jax.Array, noise: jax.Array | None = None, train: bool = False) -> AutoencoderOutput:
         """Decodes a draw with standard normal `noise` [B, h, w, Z], or the mean."""
         latents = self.encode(image)
         return AutoencoderOutput(self.decode(latents.mean if noise is None else latents.sample(noise)), latents)

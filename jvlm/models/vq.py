@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jvlm.core.build import call
-from jvlm.models.autoencoder import Coder
+from jvlm.models.autoencoder import coders
 from jvlm.nn.axes import named
 from jvlm.nn.dense import Dense
 
@@ -53,12 +53,7 @@ class Quantizing(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        shared: dict[str, Any] = dict(
-            widths=self.widths, layers=self.layers, attend=self.attend, groups=self.groups, act=self.act,
-            remat=self.remat, dtype=self.dtype,
-        )  # fmt: skip
-        self.encoder = Coder(self.latent_channels, **shared)
-        self.decoder = Coder(self.channels, decodes=True, **shared)
+        self.encoder, self.decoder = coders(self, self.latent_channels)
         self.quant_proj = Dense(self.code_dim, (None, "embed"), dtype=self.dtype)
         self.post_quant_proj = Dense(self.latent_channels, (None, "embed"), dtype=self.dtype)
         shape = (self.vocab_size, self.code_dim)
