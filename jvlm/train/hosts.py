@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,10 +104,15 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if self._last is not None:
+            with suppress(Exception):  # the coordinator may be gone, and what ended the run is said elsewhere
+                tell(self._last[0])
 
     def beat(self, step: int) -> None:
         """The results of `step` are there."""
-        self._last = (step, time.monotonic())
+        first, self._last = self._last is None, (step, time.monotonic())
+        if first:
+            tell(step)  # not left to the thread, before whose round the run may end
 
     @contextmanager
     def paused(self) -> Iterator[None]:
