@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jvlm.core import leaves
 from jvlm.core.leaves import Leaf, Names
@@ -116,3 +117,19 @@ def kernel_of(base: Any) -> jax.Array:
 def widen(array: jax.Array, ndim: int, lead: int) -> jax.Array:
     """`array`, its first `lead` axes the layers', with axes of size one after them up to `ndim` axes."""
     return jnp.reshape(array, (*array.shape[:lead], *(1,) * (ndim - array.ndim), *array.shape[lead:]))
+
+
+class RowAdapter(Adapter, struct.PyTreeNode):
+    """Learned `rows` [..., rows, out] that stand before what the base gives; no change of its kernel."""
+
+    base: Any
+    rows: Any
+    name: str = struct.field(pytree_node=False, default="default")
+    weight: float = struct.field(pytree_node=False, default=1.0)
+    held: bool = struct.field(pytree_node=False, default=False)
+
+    MERGES = False
+    TRAINED = ("rows",)
+
+    def arrays(self) -> dict[str, Any]:
+        return {"rows": self.rows}

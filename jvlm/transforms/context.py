@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jvlm.core import leaves
 from jvlm.core.leaves import Names
 from jvlm.core.tree import flatten
-from jvlm.transforms.adapter_leaf import Adapter
+from jvlm.transforms.adapter_leaf import Adapter, RowAdapter
 
 NO_TOKEN = -(2**31)
 """The id of no token, learned ones included."""
@@ -18,7 +17,7 @@ NO_PICTURE = -2
 """The place of a token that takes no picture's feature."""
 
 
-class Context(Adapter, struct.PyTreeNode):
+class Context(RowAdapter):
     """A table of tokens [V, D] with learned `rows` [M, D] more, which the negative ids -1, -2, ... -M name.
 
     Context optimization (Zhou et al., arXiv:2109.01134, section 3.2): one context for all texts, or M / classes rows
@@ -27,18 +26,6 @@ class Context(Adapter, struct.PyTreeNode):
     of the text, so no weight switches it off. On the table of a language model it is prompt tuning (Lester et al.,
     arXiv:2104.08691), whose ids `prompted` puts before every row.
     """
-
-    base: Any
-    rows: Any
-    name: str = struct.field(pytree_node=False, default="default")
-    weight: float = struct.field(pytree_node=False, default=1.0)
-    held: bool = struct.field(pytree_node=False, default=False)
-
-    MERGES = False
-    TRAINED = ("rows",)
-
-    def arrays(self) -> dict[str, Any]:
-        return {"rows": self.rows}
 
     def names_of(self, field: str, ndim: int, names: Names) -> Names:
         return (None, names[-1])

@@ -1,36 +1,22 @@
 """Prefix tuning: learned keys and values that stand before those of a text."""
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jvlm.core import leaves
 from jvlm.core.errors import UserError
 from jvlm.core.leaves import Names
-from jvlm.transforms.adapter_leaf import Adapter
+from jvlm.transforms.adapter_leaf import RowAdapter
 
 
-class Prefix(Adapter, struct.PyTreeNode):
+class Prefix(RowAdapter):
     """Learned `rows` [P, out] before what a layer gives, in a stack [L, P, out].
 
     On the keys and the values of an attention every query sees P positions more in every layer (Li and Liang,
     arXiv:2101.00190, section 4.2). Rotary positions do not turn them; the tokens' positions begin after them. A prefix
     is there or not: no weight but 1 and 0 means anything.
     """
-
-    base: Any
-    rows: Any
-    name: str = struct.field(pytree_node=False, default="default")
-    weight: float = struct.field(pytree_node=False, default=1.0)
-    held: bool = struct.field(pytree_node=False, default=False)
-
-    MERGES = False
-    TRAINED = ("rows",)
-
-    def arrays(self) -> dict[str, Any]:
-        return {"rows": self.rows}
 
     def names_of(self, field: str, ndim: int, names: Names) -> Names:
         return (*names[: ndim - 2], None, names[-1])
