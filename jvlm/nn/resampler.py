@@ -48,7 +48,10 @@ class ResamplerBlock(nn.Module):
 
 
 class Resampler(nn.Module):
-    """`x` [B, N, D] to [B, num_queries, D] (Flamingo, arXiv:2204.14198, section 2.1 and appendix A.1.1)."""
+    """`x` [B, N, D] to [B, num_queries, D] (Flamingo, arXiv:2204.14198, section 2.1 and appendix A.1.1).
+
+    A `width` other than D puts a product before the blocks, and is that of what comes out.
+    """
 
     num_queries: int
     depth: int
@@ -58,11 +61,14 @@ class Resampler(nn.Module):
     act: str = "relu"
     qk_norm: bool = False
     eps: float = 1e-5
+    width: int | None = None
     scan: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if self.width not in (None, x.shape[-1]):
+            x = Dense(self.width, axes=(None, "embed"), use_bias=False, dtype=self.dtype, name="project")(x)
         shape = (self.num_queries, x.shape[-1])
         latents = self.param("latents", named(normal(1.0), (None, "embed")), shape, jnp.float32)
         y = jnp.broadcast_to(latents.astype(self.dtype), (x.shape[0], *shape))

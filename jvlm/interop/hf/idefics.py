@@ -3,6 +3,7 @@
 from typing import Any
 
 from jvlm.core.bijections import drop_lead
+from jvlm.core.errors import UserError
 from jvlm.core.mapping import Rule, nest, rule
 from jvlm.interop.hf import clip, decoders
 from jvlm.interop.hf.blocks import act_from, act_to, linear, norm
@@ -78,6 +79,8 @@ def config(model: Flamingo) -> dict[str, Any]:
     """IdeficsConfig of a model."""
     tower, text, bridge = model.image_tower, model.text_tower, model.bridge
     perceiver = {}
+    if bridge is not None and bridge.width not in (None, tower.width):
+        raise UserError(f"Idefics resamples at its tower's width {tower.width}, this model at {bridge.width}")
     if bridge is not None:
         perceiver = dict(
             resampler_n_latents=bridge.num_queries,
