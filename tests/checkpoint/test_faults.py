@@ -171,30 +171,35 @@ def test_leftovers_of_every_stage_of_a_save_are_ignored_and_cleaned_by_the_next_
     assert sorted(path.name for path in directory.iterdir()) == ["00000001", "00000002", "00000007", "notes"]
 
 
-def test_killed_at_any_moment_of_a_save_the_latest_complete_step_loads(tmp_path):
+def test_killed_at_twenty_random_moments_of_saves_the_latest_complete_step_loads(tmp_path):
     draw = random.Random(time.time_ns())
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    script = Path(__file__).with_name("saver.py")
-    runs = {}
-    for index in range(4):
-        directory = tmp_path / str(index)
-        command = [sys.executable, str(script), str(directory)]
-        runs[directory] = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-    for directory, process in runs.items():
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        time.sleep(draw.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-        process.stdout.close()
-        assert process.wait() == -signal.SIGKILL
-        last = int(rest[-1]) if rest else 1
-        checkpoints = Checkpoints(directory, asynchronous=False)
-        found = checkpoints.restore(jax.eval_shape(lambda: tree_of(0)))
-        assert found.step in (last, last + 1)  # complete, and perhaps killed before it could say so
-        assert found.meta == {"position": found.step}
-        assert_same(found.tree, tree_of(found.step))
-        checkpoints.save(found.step + 5, found.tree, {})
-        names = sorted(path.name for path in directory.iterdir())
-        assert names == [f"{step:08d}" for step in checkpoints.steps()]
-        assert verify(directory) == []
+    command = [sys.executable, str(Path(__file__).with_name("saver.py"))]
+    template, newest, torn = jax.eval_shape(lambda: tree_of(0)), 0, 0
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as saver:
+        assert saver.stdin is not None and saver.stdout is not None
+        for _ in range(20):
+            # The same directory every time: each child starts from what the killed ones have left.
+            print(tmp_path, file=saver.stdin, flush=True)
+            child = int(saver.stdout.readline().removeprefix("pid "))
+            complete = int(saver.stdout.readline())
+            time.sleep(draw.uniform(0, 0.4))
+            os.kill(child, signal.SIGKILL)
+            while (line := saver.stdout.readline()) != "-\n":
+                complete = int(line)
+            torn += not all((path / "manifest.json").exists() for path in tmp_path.iterdir())
+            found = Checkpoints(tmp_path).restore(template)
+            assert complete > newest
+            assert found.step in (complete, complete + 1)  # complete, and perhaps killed before it could say so
+            assert found.meta == {"position": found.step}
+            assert_same(found.tree, tree_of(found.step))
+            newest = found.step
+        saver.stdin.close()
+        assert saver.wait() == 0
+    assert torn > 5  # else the kills came between the saves
+    checkpoints = Checkpoints(tmp_path, asynchronous=False)
+    checkpoints.save(newest + 5, checkpoints.restore(template).tree, {})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"{step:08d}" for step in checkpoints.steps()]
+    assert verify(tmp_path) == []
