@@ -1,6 +1,5 @@
 """Prefix tuning: learned keys and values that stand before those of a text."""
 
-
 import jax
 import jax.numpy as jnp
 
