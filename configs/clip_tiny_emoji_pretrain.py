@@ -2,7 +2,7 @@
 
     jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
 
-Hardware: two CPU cores. Duration: 256 s, compilation, evaluation and export included. Metrics (mean of three seeds):
+Hardware: two CPU cores. Duration: 272 s, compilation, evaluation and export included. Metrics (mean of three seeds):
 retrieval_style R@10 0.791 image to text and 0.800 text to image, R@1 0.495 and 0.484; nearest pixels reach 0.703,
 0.615, 0.445 and 0.383.
 """
