@@ -46,7 +46,8 @@ class MultimodalProcessor:
 
     `image_id` is the token that is repeated for a picture, `end_id` the one that ends an answer, `pad_id` fills up.
     The tokenizer's special tokens are put before the text unless it begins with the start token, as transformers'
-    processors do (unless not `starts`). The first `question` tokens of what is asked go to a bridge that reads them.
+    processors do (unless not `starts`). The first `question` tokens of what is asked go to a bridge that reads them,
+    as `asker` (None: `tokenizer`) makes them.
     """
 
     tokenizer: Tokenizer
@@ -58,6 +59,7 @@ class MultimodalProcessor:
     max_tiles: int = 1
     question: int = 0
     starts: bool = True
+    asker: Tokenizer | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokenizer, SpanTokenizer):
@@ -97,8 +99,9 @@ class MultimodalProcessor:
     def asked(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Int32[np.ndarray, "u"], Bool[np.ndarray, "u"]]:
         """The first text of the user as `question` tokens, cut or padded on the right, and which of them count."""
         first = next((m for m in messages if m["role"] == "user"), {"content": ""})
-        ids = self.tokenizer.encode("".join(part.get("text", "") for part in parts_of(first["content"])))
-        row = np.full(self.question, self.tokenizer.pad_id, np.int32)
+        asker = self.asker or self.tokenizer
+        ids = asker.encode("".join(part.get("text", "") for part in parts_of(first["content"])))
+        row = np.full(self.question, asker.pad_id, np.int32)
         row[: len(ids)] = ids[: self.question]
         return row, np.arange(self.question) < len(ids)
 

@@ -17,6 +17,9 @@ from jvlm.data.tokenizers import Tokenizer, tokenizer_from_dict, tokenizer_to_di
 
 __all__ = ["ImageSpec", "Processor", "TextSpec"]
 
+BRIDGE, BRIDGE_FOLDER = "bridge_tokenizer", "qformer_tokenizer"
+"""What the tokenizer of a bridge is called among a processor's values, and the folder of its files."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSpec:
@@ -37,11 +40,15 @@ class TextSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """A model's preprocessing: `image` and `text` say how, `tokenizer` holds the vocabulary."""
+    """A model's preprocessing: `image` and `text` say how, `tokenizer` holds the vocabulary.
+
+    `bridge_tokenizer` is that of a bridge which reads the instruction in another vocabulary (InstructBLIP).
+    """
 
     image: ImageSpec | None = None
     text: TextSpec | None = None
     tokenizer: Tokenizer | None = None
+    bridge_tokenizer: Tokenizer | None = None
 
     def images(self, images: Sequence[image_ops.Picture]) -> Float32[np.ndarray, "n H W 3"]:
         """Pictures (file bytes, paths, PIL pictures or uint8 arrays) as the model takes them.
@@ -86,11 +93,18 @@ class Processor:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the tokenizer's files enter by hash and are kept beside it
         (`tokenizer.to_files()`)."""
-        return {
+        values = {
             "image": self.image and _plain(dataclasses.asdict(self.image)),
             "text": self.text and dataclasses.asdict(self.text),
             "tokenizer": self.tokenizer and tokenizer_to_dict(self.tokenizer),
         }
+        return values | ({BRIDGE: tokenizer_to_dict(self.bridge_tokenizer)} if self.bridge_tokenizer else {})
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizers' files by their path in a folder; those of the bridge's lie in one of their own."""
+        own = self.tokenizer.to_files() if self.tokenizer else {}
+        other = self.bridge_tokenizer.to_files() if self.bridge_tokenizer else {}
+        return {**own, **{f"{BRIDGE_FOLDER}/{name}": data for name, data in other.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> "Processor":
@@ -99,12 +113,20 @@ class Processor:
 
         ConfigError for an unknown field; UserError for a tokenizer file that is missing or has changed.
         """
-        image, text, tokenizer = (values.get(k) for k in ("image", "text", "tokenizer"))
+        image, text, tokenizer, bridge = (values.get(k) for k in ("image", "text", "tokenizer", BRIDGE))
+        files = files or {}
         return cls(
             image=_build(ImageSpec, image) if image else None,
             text=_build(TextSpec, text) if text else None,
-            tokenizer=tokenizer_from_dict(tokenizer, files or {}) if tokenizer else None,
+            tokenizer=tokenizer_from_dict(tokenizer, files) if tokenizer else None,
+            bridge_tokenizer=tokenizer_from_dict(bridge, bridge_files(files)) if bridge else None,
         )
+
+
+def bridge_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of files by their path, those of the bridge's tokenizer by name."""
+    start = f"{BRIDGE_FOLDER}/"
+    return {name.removeprefix(start): data for name, data in files.items() if name.startswith(start)}
 
 
 def fill(row: Int32[np.ndarray, "T"], ids: Sequence[int], spec: TextSpec, suffix: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ from jvlm.data.chat import ChatTemplate, read_template
 from jvlm.data.chat_templates import BARE, TEMPLATES
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.pictures import FixedPictures, Pictures
-from jvlm.data.processor import Processor
+from jvlm.data.processor import BRIDGE_FOLDER, Processor
 from jvlm.data.tokenizer_json import JsonTokenizer
 
 QUESTION = 32
@@ -47,9 +47,12 @@ def conversing(
     if sees and not template.has_image_slot:
         raise UserError(f"{where}: its chat template has no place for a picture; give it one that has")
     asks = getattr(model, "reads_question", False)
-    if asks and model.bridge.qformer.vocab_size < tokenizer.vocab_size - 1:
+    asker = processor.bridge_tokenizer or tokenizer
+    # A token for pictures, which no instruction holds, may stand at the end.
+    if asks and model.bridge.qformer.vocab_size < asker.vocab_size - 1:
         raise UserError(
-            f"{where}: its Q-Former has a vocabulary of its own; jvlm reads instructions in the model's only"
+            f"{where}: its Q-Former knows {model.bridge.qformer.vocab_size} tokens, the tokenizer "
+            f"{asker.vocab_size}; put the Q-Former's own into the folder {BRIDGE_FOLDER}"
         )
     return MultimodalProcessor(
         tokenizer=tokenizer,
@@ -60,6 +63,7 @@ def conversing(
         end_id=tokenizer.eos_id,
         max_tiles=max_tiles,
         question=question if asks else 0,
+        asker=asker,
         starts=published or not pictures_before(model),
     )
 

@@ -86,17 +86,18 @@ def write_model(
     """
     folder = absolute(directory) / PROCESSOR
     folder.mkdir(parents=True, exist_ok=True)
-    if processor.tokenizer is not None:
-        for name, data in processor.tokenizer.to_files().items():
-            (folder / name).write_bytes(data)
+    for name, data in processor.files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
     whole = dict(model=config, processor=processor.to_dict()) | dict(described or {})
     write_json(absolute(directory) / MODEL_FILE, whole)
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
-    """The tokenizer's files."""
+    """The tokenizers' files by their path in their folder."""
     folder = directory / PROCESSOR
-    return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.is_dir() else {}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def describe(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -51,7 +51,7 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower {words}; raise model.text.vocab_size"
         )
-    return Processor(image, text, tokenizer)
+    return Processor(image, text, tokenizer, None if base is None else base.bridge_tokenizer)
 
 
 def prepared(tokenizer: Tokenizer, model: Any, template: str | None, image_token: str | None) -> Tokenizer:

@@ -7,8 +7,8 @@ from typing import Any
 
 from jvlm.core.errors import UserError
 from jvlm.data.image_spec import ImageSpec
-from jvlm.data.processor import Processor, TextSpec
-from jvlm.data.tokenizers import FILES, tokenizer_from_files
+from jvlm.data.processor import BRIDGE_FOLDER, Processor, TextSpec
+from jvlm.data.tokenizers import FILES, Tokenizer, tokenizer_from_files
 
 _INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _DEFAULT_SIZE = {"clip": {"shortest_edge": 224}, "align": {"height": 289, "width": 289}}
@@ -36,14 +36,17 @@ def read(directory: Path, model_type: str, length: int | None, image_size: tuple
     image = None
     if image_size is not None and (values := _image_values(directory)) is not None:
         image = image_spec(values, model_type, image_size)
-    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
-    has_vocabulary = any(
-        not name.endswith(("_config.json", "_map.json", ".jinja", "chat_template.json")) for name in files
-    )
-    if length is None or not has_vocabulary:
+    tokenizer = _tokenizer(directory)
+    if length is None or tokenizer is None:
         return Processor(image=image)
-    tokenizer = tokenizer_from_files(files)
-    return Processor(image, TextSpec(length=length, pad_id=tokenizer.pad_id), tokenizer)
+    bridge = _tokenizer(directory / BRIDGE_FOLDER)
+    return Processor(image, TextSpec(length=length, pad_id=tokenizer.pad_id), tokenizer, bridge)
+
+
+def _tokenizer(directory: Path) -> Tokenizer | None:
+    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    told = ("_config.json", "_map.json", ".jinja", "chat_template.json")
+    return tokenizer_from_files(files) if any(not name.endswith(told) for name in files) else None
 
 
 def _image_values(directory: Path) -> dict[str, Any] | None:
@@ -125,8 +128,9 @@ def write(directory: Path, processor: Processor, model_type: str, patch_size: in
             values["processor_class"] = _PROCESSOR_CLASS[model_type]
         (directory / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
     if processor.tokenizer is not None and processor.text is not None:
-        files = processor.tokenizer.to_files()
+        files = processor.files()
         for name, data in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         if "tokenizer_config.json" not in files:
             config = _tokenizer_config(processor.tokenizer.kind, processor.text.length)

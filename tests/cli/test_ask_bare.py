@@ -1,0 +1,109 @@
+"""`jvlm ask` says what transformers says where no chat template puts a prompt together but the processor does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, processors
+
+import jvlm
+from tests.cli.directories import run_error, run_json
+from tests.data.dialogues import tokenizer_files
+from tests.interop.hf_cases import tower
+from tests.interop.multimodal_cases import language
+from tests.reference import torch, transformers
+
+QUESTION = "what is it?"
+NAMES = {"blip-2": "Blip2", "instructblip": "InstructBlip"}
+SIDE = {"height": 16, "width": 16}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "it", "?", "a", "dog", "colour"]
+"""Of the Q-Former, which reads instructions in a vocabulary of its own."""
+
+
+def tokenizer(folder: Path) -> Any:
+    """Bytes behind a start token."""
+    files = tokenizer_files()
+    made = Tokenizer.from_str(files["tokenizer.json"].decode())
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 256)]
+    )
+    config = json.loads(files["tokenizer_config.json"])
+    del config["chat_template"]
+    (folder / "tokenizer.json").write_text(made.to_str())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def bridged(kind: str, folder: Path) -> tuple[Any, Any]:
+    """A BLIP-2 or an InstructBLIP, and its processor."""
+    name = NAMES[kind]
+    config = getattr(transformers, f"{name}Config")(
+        vision_config=tower(image_size=16, patch_size=8),
+        qformer_config=tower(vocab_size=len(WORDS), max_position_embeddings=40),
+        text_config=language("llama", vocab_size=260, max_position_embeddings=64), num_query_tokens=3,
+        image_token_index=258,
+    )  # fmt: skip
+    images: Any = transformers.BlipImageProcessorPil(size=SIDE)
+    given: list[Any] = [images, tokenizer(folder)]
+    if kind == "instructblip":
+        (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+        given.append(transformers.BertTokenizer(str(folder / "vocab.txt")))
+        (folder / "vocab.txt").unlink()
+    processor = getattr(transformers, f"{name}Processor")(*given, num_query_tokens=3)
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config), processor
+
+
+@pytest.fixture(scope="module", params=["blip-2", "instructblip"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A directory of transformers with random weights and its processor's files, and its kind."""
+    path = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    model, processor = bridged(request.param, path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn_like(parameter) * 0.4)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path, request.param
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("picture") / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(file)
+    return str(file)
+
+
+def test_a_picture_and_a_question_are_put_together_as_the_processor_does(
+    published: tuple[Path, str], picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, kind = published
+    processor: Any = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
+    cls = getattr(transformers, f"{NAMES[kind]}ForConditionalGeneration")
+    model: Any = cls.from_pretrained(folder).eval()
+    arrays = processor(images=[Image.open(picture)], text=[QUESTION], return_tensors="np")
+    inputs = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items() if name != "labels"}
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=257)
+    expected = out[0].tolist()
+    if expected[: inputs["input_ids"].shape[1]] == inputs["input_ids"][0].tolist():
+        expected = expected[inputs["input_ids"].shape[1] :]
+    base = ("--max-new-tokens", "6", "--question", QUESTION, "--image", picture)
+    assert run_json(capsys, "ask", "--model", str(folder), *base)["tokens"] == expected
+    if kind != "instructblip":
+        return
+    given = jvlm.load(folder)
+    assert given.processor.bridge_tokenizer is not None
+    assert given.processor.bridge_tokenizer.encode(QUESTION) == inputs["qformer_input_ids"][0].tolist()
+    # The Q-Former's own tokenizer goes wherever the model does.
+    for format in ("hf", "jvlm"):
+        jvlm.save(given, tmp_path / format, format=format)
+        again = jvlm.load(tmp_path / format).processor
+        assert again.fingerprint() == given.processor.fingerprint()
+    for file in (tmp_path / "hf" / "qformer_tokenizer").iterdir():
+        file.unlink()
+    assert "qformer_tokenizer" in run_error(capsys, "ask", "--model", str(tmp_path / "hf"), *base)[1]
