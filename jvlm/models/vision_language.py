@@ -118,7 +118,10 @@ class VisionLanguage(TextWriter):
         """Number of features, and so of image tokens, of a picture."""
         rows, cols = self.image_tower.grid
         queries = getattr(self.bridge, "num_queries", None)
-        return queries or rows * cols + int(self.image_tower.class_token and self.class_token)
+        if queries:
+            return queries
+        grid = rows * cols // getattr(self.bridge, "merge", 1) ** 2
+        return grid + int(self.image_tower.class_token and self.class_token)
 
     def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
         """A prompt with its pictures into an empty cache: logits of the last token, [B, V]."""

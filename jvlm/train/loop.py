@@ -68,7 +68,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             evaluations = Evaluations(run, folder)
             compiled = compile_step(run, state)
             seed = jax.random.key(run.config["seed"])
-            if step == 0 and run.config["init"]:
+            # What is put together from parts says nothing sensible yet.
+            if step == 0 and run.config["init"] and "=" not in run.config["init"]:
                 evaluations.run(state, step, writers, terminal)
             waiting: tuple[int, Any] | None = None
             first = step

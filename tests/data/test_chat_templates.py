@@ -16,6 +16,7 @@ RENDERED = {
     "plain": "<image>what?red</s>sure?yes</s>",
     "question_answer": "<image>Question: what? Answer: red</s>Question: sure? Answer: yes</s>",
     "short": "<image>what? red</s>sure? yes</s>",
+    "short_started": "<s><image>what? red</s>sure? yes</s>",
     "vicuna": "USER: <image>\nwhat? ASSISTANT: red</s>USER: sure? ASSISTANT: yes</s>",
     "chatml": "<|im_start|>user\n<image>what?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
     "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n",
@@ -25,7 +26,7 @@ RENDERED = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_answers_and_their_ends_are_learnt_and_prompts_begin_them(name):
-    template = named(name, "</s>")
+    template = named(name, "</s>", bos_token="<s>")
     assert template.has_image_slot
     rendered, spans = template.render_answers(TALK)
     assert rendered == RENDERED[name]

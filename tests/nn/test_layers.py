@@ -17,6 +17,7 @@ from jvlm.nn.norms import BatchNorm, LayerNorm, RMSNorm
 from jvlm.nn.patches import PatchEmbed, drop_patches
 from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.positions import sincos_2d
+from jvlm.nn.projector import Projector
 from tests.reference import torch
 
 
@@ -32,6 +33,7 @@ TORCH = {
     "gelu": torch.nn.GELU(),
     "gelu_tanh": torch.nn.GELU("tanh"),
     "relu": torch.nn.ReLU(),
+    "relu2": lambda x: torch.relu(x) ** 2,
     "silu": torch.nn.SiLU(),
     "tanh": torch.nn.Tanh(),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -191,3 +193,20 @@ def test_sine_cosine_positions_are_quarters_of_x_then_y() -> None:
     np.testing.assert_allclose(table[1, 2, :, 0], [np.sin(2), np.cos(2), np.sin(1), np.cos(1)], atol=1e-6)
     with pytest.raises(ValueError, match="divisible by 4"):
         sincos_2d(2, 2, 6)
+
+
+def test_merged_patches_are_neighbours_side_by_side() -> None:
+    x = draw(2, 16, 3)
+    grid = np.asarray(x).reshape(2, 4, 4, 3)
+    expected = [
+        np.concatenate([grid[:, 2 * row + i, 2 * col + j] for i in range(2) for j in range(2)], axis=-1)
+        for row in range(2)
+        for col in range(2)
+    ]
+    whole, apart = Projector(5, depth=1), Projector(5, depth=1, merge=2)
+    variables = apart.init(jax.random.key(0), x)
+    found = apply(apart, variables, x)
+    assert found.shape == (2, 4, 5)
+    np.testing.assert_allclose(found, apply(whole, variables, jnp.asarray(np.stack(expected, axis=1))), atol=1e-6)
+    with pytest.raises(ValueError, match="12 patches are no square grid"):
+        apart.init(jax.random.key(0), x[:, :12])

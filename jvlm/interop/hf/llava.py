@@ -59,6 +59,8 @@ def config(model: VisionLanguage) -> dict[str, Any]:
     layers, tower, text = model.layers or (-1,), model.image_tower, model.text_tower
     if model.bridge.depth != 2:
         raise UserError("LLaVA 1.0's single projection has no transformers format; use projector.depth 2")
+    if model.bridge.merge != 1:
+        raise UserError("merged patches have no transformers format of LLaVA's; use projector.merge 1")
     return dict(
         architectures=["LlavaForConditionalGeneration"],
         model_type="llava",
