@@ -66,6 +66,6 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     if tiny:
         config.init, config.evals = "", dict()
-        config.data.types = ["shape"]
+        config.data = dict(name="easy_vqa", split="train", types=["shape"])
         config.update(model=dict(text=dict(width=32, depth=2, num_heads=2, num_kv_heads=1, mlp_dim=64)))
     return config
