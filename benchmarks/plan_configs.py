@@ -80,10 +80,9 @@ def digest(step: Step) -> str:
     """Of everything in a configuration that decides its compiled step."""
     from jvlm.train.config import load_config, to_plain
 
-    plain = to_plain(load_config(str(ROOT / "configs" / step.file), list(step.overrides)))
+    plain: dict[str, Any] = to_plain(load_config(str(ROOT / "configs" / step.file), list(step.overrides)))
     deciding = {key: plain.get(key) for key in DECIDING} | {"labels": plain["task"].get("use_labels")}
-    if plain.get("quantize"):
-        deciding["quantize"] = plain["quantize"]
+    deciding |= {key: plain[key] for key in ("quantize", "gradients") if plain.get(key)}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -98,7 +97,7 @@ def record(step: Step) -> dict[str, Any]:
     from jvlm.plan.topologies import describe
     from jvlm.train.config import load_config
 
-    config = load_config(str(ROOT / "configs" / step.file), list(step.overrides))
+    config: Any = load_config(str(ROOT / "configs" / step.file), list(step.overrides))
     found = plan(config, describe(step.topology))
     settings = {"batch_size": config.batch_size, "remat": config.model.get("remat", "")}
     bottleneck = found.roof.bottleneck if found.roof else None

@@ -6,8 +6,10 @@ flax compares a parameter with its initializer by position.
 """
 
 import abc
+import contextlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -81,8 +83,42 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
     if isinstance(kernel, Leaf):
         return kernel.matmul(x)
     # Flat, so that the kernel's gradient is one 2-D product as well: what a CPU has a fast routine for.
-    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    flat = x.reshape(-1, x.shape[-1])
+    y = _wide_product(flat, kernel) if _wide.get() else flat @ kernel.astype(x.dtype)
     return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+_wide: ContextVar[bool] = ContextVar("jvlm_wide_gradients", default=False)
+
+
+@contextlib.contextmanager
+def wide_gradients(on: bool) -> Iterator[None]:
+    """With `on`, kernels traced inside get their gradients in their own dtype, and chips sum them in it.
+
+    Otherwise such a gradient is rounded to the dtype of the product before chips sum it: in bfloat16, half the bytes.
+    """
+    token = _wide.set(on)
+    try:
+        yield
+    finally:
+        _wide.reset(token)
+
+
+@jax.custom_vjp
+def _wide_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel.astype(x.dtype)
+
+
+def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _wide_product(x, kernel), (x, kernel)
+
+
+def _wide_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return dy @ kernel.astype(x.dtype).T, jnp.matmul(x.T, dy, preferred_element_type=kernel.dtype)
+
+
+_wide_product.defvjp(_wide_forward, _wide_backward)
 
 
 def take(kernel: Kernel, ids: jax.Array, dtype: Any) -> jax.Array:

@@ -37,6 +37,16 @@ PRESETS: dict[str, Rules] = {
         "mlp": "tensor",
         "vocab": "tensor",
     },
+    # And between the products, where every chip of `tensor` would keep the same, each keeps its part of the tokens
+    # (arXiv:2205.05198).
+    "fsdp_sp": {
+        "batch": BATCH_AXES,
+        "embed": "fsdp",
+        "heads": "tensor",
+        "mlp": "tensor",
+        "vocab": "tensor",
+        "sequence": "tensor",
+    },
 }
 
 _active: ContextVar[tuple[Mesh, Rules] | None] = ContextVar("jvlm_sharding", default=None)

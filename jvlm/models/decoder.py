@@ -166,7 +166,7 @@ class Decoder(nn.Module):
         if self.rope is None:
             at_table = jnp.clip(positions + self.position_offset, 0, self.pos_embed.shape[0] - 1)
             x = x + jnp.take(self.pos_embed, at_table, axis=0).astype(self.dtype)
-        x = constrain(self.drop(x, deterministic=not train), ("batch", None, None))  # [B, T, D]
+        x = constrain(self.drop(x, deterministic=not train), ("batch", "sequence", None))  # [B, T, D]
         run = self.blocks if through is None else through
         x, cache = run(x, shared, seen.cache, train=train)
         if self.final_norm:

@@ -58,7 +58,7 @@ class TextTransformer(nn.Module):
         x = Embed(self.vocab_size, self.width, dtype=self.dtype, name="token_embed")(tokens)
         init = nn.initializers.normal(0.01)
         table = self.param("pos_embed", named(init, (None, "embed")), (self.length, self.width), jnp.float32)
-        x = constrain(x + table[:length].astype(self.dtype), ("batch", None, None))  # [B, T, D]
+        x = constrain(x + table[:length].astype(self.dtype), ("batch", "sequence", None))  # [B, T, D]
         block = Block(
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,

@@ -80,7 +80,7 @@ class ViT(nn.Module):
             prefix = int(self.class_token)
             kept = drop_patches(x[:, prefix:], self.patch_dropout, self.make_rng("dropout"))
             x = jnp.concatenate([x[:, :prefix], kept], axis=1)
-        x = constrain(x, ("batch", None, None))
+        x = constrain(x, ("batch", "sequence", None))
         if self.pre_norm:
             x = LayerNorm(self.eps, self.dtype, name="norm_pre")(x)
         block = Block(

@@ -57,5 +57,5 @@ class Block(nn.Module):
             normal = norm_attn(x)
             y = wanted(x) + drop(attend(wanted(normal), memory=normal, mask=mask))
             y = y + drop(feed(norm_mlp(y)))
-        y = constrain(y, ("batch", None, None))
+        y = constrain(y, ("batch", "sequence", None))
         return y if at is None else y[:, 0]

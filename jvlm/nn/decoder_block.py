@@ -96,7 +96,7 @@ class DecoderBlock(nn.Module):
             if memory is not None:
                 fresh = fresh.replace(memory_key=memory.key, memory_value=memory.value)
         x, _ = self._half(x, "mlp", lambda y: (mlp(y), None), train)
-        return constrain(x, ("batch", None, None)), fresh
+        return constrain(x, ("batch", "sequence", None)), fresh
 
     def _half(self, x: jax.Array, name: str, fn: Any, train: bool) -> tuple[jax.Array, Any]:
         y = x if self.place == "post" else self._norm(f"norm_{name}")(x)

@@ -57,7 +57,8 @@ class GatedCross(nn.Module):
         x = x + self._gate("gate_cross", x) * jnp.where(mask.any(-1)[:, 0, :, None], y, 0)
         mlp = Mlp(self.mlp_dim, act=self.act, gated=self.gated, use_bias=False, dtype=self.dtype, name="mlp")
         x = x + self._gate("gate_mlp", x) * mlp(RMSNorm(self.eps, dtype=self.dtype, name="norm_mlp")(x))
-        return constrain(x, ("batch", None, None)), Fresh(key=None, value=None, memory_key=key, memory_value=value)
+        x = constrain(x, ("batch", "sequence", None))
+        return x, Fresh(key=None, value=None, memory_key=key, memory_value=value)
 
     def _heads(self, x: jax.Array, name: str) -> jax.Array:
         dense = Dense(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jvlm.core.errors import ConfigError, nearest
 
-ANYWHERE = ("adapter", "quantize")
+ANYWHERE = ("adapter", "quantize", "gradients")
 """Keys that every configuration takes, None where its file does not say."""
 REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init")
 

@@ -184,6 +184,7 @@ def compile_step(run: Run, state: TrainState) -> Any:
         micro_batches=run.config.get("micro_batches", 1),
         average_decay=run.config.get("average"),
         sigmas=(run.config.get("guard") or {}).get("sigmas", 6.0),
+        wide_gradients=run.config.get("gradients") == "float32",
     )
     shardings = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -69,6 +69,11 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
     mesh = make_mesh(mesh_fields.pop("shape", None), devices)
     if mesh_fields:
         raise ConfigError(f"mesh has no key {next(iter(mesh_fields))!r}; valid names: preset, shape")
+    if plain.get("gradients") not in (None, "float32"):
+        raise ConfigError(
+            f"gradients = {plain['gradients']!r}: give 'float32' to sum kernels' gradients over the chips in it, or "
+            "None for the model's dtype, which in bfloat16 is half the bytes"
+        )
     micro = plain.get("micro_batches", 1)
     if plain["batch_size"] % (micro * batch_shards(mesh)):
         parts = f"{micro} micro-batches on {batch_shards(mesh)} devices"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jvlm.core import leaves
 from jvlm.core.types import Batch, Metrics
 from jvlm.tasks import Task
 from jvlm.tasks.base import split_batch
@@ -22,17 +23,19 @@ def make_step(
     micro_batches: int = 1,
     average_decay: float | None = None,
     sigmas: float = 6.0,
+    wide_gradients: bool = False,
 ) -> StepFn:
     """The pure function `(state, batch, seed key) -> (state, metrics)`; jit it with the state donated.
 
     A refused step (see `Guard.accepts`) leaves parameters, optimizer, model state and average as they were. The
-    average's decay is at most (1 + step) / (10 + step). Metrics: `loss`, `grad_norm`, `accepted` (0 or 1), `skipped`,
-    `skipped_in_row` and the task's own.
+    average's decay is at most (1 + step) / (10 + step). `wide_gradients`: see `leaves.wide_gradients`. Metrics: `loss`,
+    `grad_norm`, `accepted` (0 or 1), `skipped`, `skipped_in_row` and the task's own.
     """
 
     def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(seed, state.step)
-        out = task.grads(state.params, state.frozen, state.state, split_batch(batch, micro_batches), key)
+        with leaves.wide_gradients(wide_gradients):
+            out = task.grads(state.params, state.frozen, state.state, split_batch(batch, micro_batches), key)
         norm = optax.tree.norm(out.grads)
         accepted = state.guard.accepts(out.loss, norm, sigmas)
 

@@ -19,6 +19,7 @@ MESHES = {
     "dp": dict(data=8),
     "fsdp": dict(data=2, fsdp=4),
     "fsdp_tp": dict(data=2, fsdp=2, tensor=2),
+    "fsdp_sp": dict(data=2, fsdp=2, tensor=2),
 }
 families = pytest.mark.parametrize("family", TRANSFORMERS)
 # Every kind of stack there is, once; and the two that hold what all of them share.
@@ -137,7 +138,8 @@ def test_recomputing_everything_recomputes(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "preset"), [(family, "fsdp_tp") for family in STACKS] + [("clip", "dp"), ("decoder", "fsdp")]
+    ("family", "preset"),
+    [(family, "fsdp_tp") for family in STACKS] + [("clip", "dp"), ("decoder", "fsdp"), ("decoder", "fsdp_sp")],
 )
 def test_a_sharded_training_step_equals_the_unsharded_one(family: str, preset: str) -> None:
     model, variables, _, given = initial(family)
