@@ -52,8 +52,10 @@ def with_adapters(args: argparse.Namespace) -> tuple[Any, list[str]]:
     import jvlm
     from jvlm.core.errors import ConfigError
     from jvlm.interop import peft
+    from jvlm.interop.weights import check_free
     from jvlm.transforms.adapters import activate, adapter_names
 
+    check_free(Path(args.merge or args.unmerge))
     model = jvlm.load(args.source)
     before = adapter_names(model.params)
     given = args.adapter or []

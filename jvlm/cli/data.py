@@ -125,5 +125,5 @@ def _pack(args: argparse.Namespace) -> int:
     for cause, count in result.get("skipped", {}).items():
         print(f"left out: {count} {cause}")
     for message in truncated:
-        print(message, file=sys.stderr)
+        print(f"jvlm data: {message}", file=sys.stderr)
     return 1 if truncated else 0

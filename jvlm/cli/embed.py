@@ -7,7 +7,7 @@ example:
 import argparse
 from pathlib import Path
 
-from jvlm.core.errors import ConfigError
+from jvlm.core.errors import ConfigError, UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.images and not args.texts:
         raise ConfigError("nothing to embed; give --images F... or --texts T...")
+    if Path(args.output).exists():
+        raise UserError(f"{args.output} already exists; choose another file or remove it")
     paths = check_pictures(args.images)
 
     import io

@@ -10,7 +10,11 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a workdir, a checkpoint step, or a model directory")
     parser.add_argument("target", metavar="DIR", help="the directory to write; must not exist")
-    parser.add_argument("--format", default="hf", help="hf, open_clip or, for an adapter, peft (default: hf)")
+    parser.add_argument(
+        "--format",
+        default="hf",
+        help="hf (default), diffusers, open_clip, compressed-tensors, jvlm or, for an adapter, peft",
+    )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as stored")
     parser.add_argument("--captions", metavar="FILE", help="count the lines that the two formats tokenize differently")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -25,11 +29,13 @@ def run(args: argparse.Namespace) -> int:
     import jvlm
     from jvlm.cli.main import print_json
     from jvlm.core.build import lookup
+    from jvlm.interop.weights import check_free
     from jvlm.train.pretrained import FORMATS as WRITERS
     from jvlm.train.pretrained import differing_captions
     from jvlm.transforms.quantize import dequantize_tree
 
     lookup(WRITERS, args.format, "format")
+    check_free(Path(args.target))
     source = jvlm.load(args.source)
     if args.dtype:
         dense = dequantize_tree(source.params)

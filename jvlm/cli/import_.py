@@ -14,10 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
     import jvlm
     from jvlm.cli.main import print_json
     from jvlm.core.tree import count
+    from jvlm.interop.weights import check_free
 
+    check_free(Path(args.target))
     source = jvlm.load(args.source)
     jvlm.save(source, args.target, format="jvlm")
     report = dict(directory=args.target, family=source.config["family"], parameters=count(source.params))

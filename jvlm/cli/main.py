@@ -88,13 +88,23 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     for text in overrides:
         if "=" not in text:
             raise ConfigError(f"{text} has no value; write {text}=VALUE")
-    args, rest = parser.parse_known_args([text for text in argv if text not in overrides])
-    if rest:
-        known = [option for action in parser._actions for option in action.option_strings]
+    given = [text for text in argv if text not in overrides]
+    known = _options(parser)
+    # Before argparse, which would rather say what is missing.
+    odd = [text for text in given if text.startswith("--") and text != "--" and text.partition("=")[0] not in known]
+    args, rest = (None, odd) if odd else parser.parse_known_args(given)
+    if args is None or rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")
     if takes:
         args.overrides = [text.removeprefix("--config.") for text in overrides]
     return args
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The options of a parser and of those below it."""
+    below = [sub for action in parser._actions if isinstance(action.choices, dict) for sub in action.choices.values()]
+    own = [option for action in parser._actions for option in action.option_strings]
+    return own + [option for sub in below for option in _options(sub)]
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 example:
   jvlm quantize clip-vit-base-patch32 clip-nf4 --scheme nf4 --double
-  jvlm quantize runs/demo demo-int4 --scheme int4 --suite retrieval_style --max-drop 0.02
+  jvlm quantize runs/demo demo-int4 --scheme int4 --suite retrieval_style --max-drop 0.05
 """
 
 import argparse

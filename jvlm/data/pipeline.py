@@ -140,7 +140,9 @@ def make_train_iterator(
         source, processor, order, batch_size, offset, local, position,
         seed=seed, augment=augment, label=label, max_bytes=max_image_bytes,
     )  # fmt: skip
-    return how.iterate(maker, FOREVER, position, batch_size, position)
+    iterator = how.iterate(maker, FOREVER, position, batch_size, position)
+    iterator.facts = {"samples": len(source)}
+    return iterator
 
 
 def make_eval_iterator(

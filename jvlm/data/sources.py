@@ -102,7 +102,8 @@ def captions_of(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     out: list[str] = []
     for key in keys:
         value = values.get(key)
-        out.extend([value] if isinstance(value, str) else [v for v in value or () if isinstance(v, str)])
+        several = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        out.extend(v for v in several if isinstance(v, str))
     return list(dict.fromkeys(out))
 
 

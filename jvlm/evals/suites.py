@@ -66,27 +66,38 @@ SUITES: dict[str, Suite] = {
     "conversations": Suite(
         "exact_match", lambda d: dict(data=questions(d)), "DIR/*.json or .jsonl: asked, answered", True
     ),
-    "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR: pictures with captions", True),
+    "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR or table: pictures with captions", True),
     "zero_shot": Suite("zero_shot", lambda d: dict(data=user_data(d)), "DIR/CLASS/PICTURE, or labelled shards", True),
     "linear_probe": Suite("linear_probe", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
     "knn": Suite("knn", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
 }
 
 
-def user_data(folder: Path) -> Any:
-    """A source from a folder: tar shards, ArrayRecord or Parquet files, a table beside pictures, or class folders.
+SHARDS = {".tar": "tar", ".array_record": "array_record", ".parquet": "parquet"}
+TABLES = (".jsonl", ".csv", ".tsv")
 
-    UserError when it is none of them.
+
+def user_data(path: Path) -> Any:
+    """A source from a table or a shard, or a folder of tar shards, ArrayRecord or Parquet files, with one table beside
+    pictures, or with a folder for each class.
+
+    UserError when it is none of them, or a folder of several tables.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    for suffix, name in ((".tar", "tar"), (".array_record", "array_record"), (".parquet", "parquet")):
-        if any(folder.glob("*" + suffix)):
-            return {"name": name, "paths": str(folder)}
-    tables = [path for suffix in (".jsonl", ".csv", ".tsv") for path in sorted(folder.glob("*" + suffix))]
+    if path.is_file() and path.suffix in TABLES:
+        return {"name": "table", "path": str(path)}
+    if path.is_file() and path.suffix in SHARDS:
+        return {"name": SHARDS[path.suffix], "paths": str(path)}
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder, table or shard")
+    for suffix, name in SHARDS.items():
+        if any(path.glob("*" + suffix)):
+            return {"name": name, "paths": str(path)}
+    tables = sorted(table.name for suffix in TABLES for table in path.glob("*" + suffix))
+    if len(tables) > 1:
+        raise UserError(f"{path} has {len(tables)} tables, name one of them: {', '.join(tables[:5])}")
     if tables:
-        return {"name": "table", "path": str(tables[0])}
-    return ClassFolder(str(folder))
+        return {"name": "table", "path": str(path / tables[0])}
+    return ClassFolder(str(path))
 
 
 def questions(folder: Path) -> Fields:

@@ -103,7 +103,7 @@ def _lora(
     base: Any, layers: Mapping[int | None, tuple[Site, dict[str, np.ndarray]]], config: Mapping[str, Any]
 ) -> Lora:
     shape = tuple(base.shape)
-    depth = 1 if None in layers else shape[0]
+    depth, kernel = (1, shape) if None in layers else (shape[0], shape[1:])
     dora, rslora = bool(config.get("use_dora")), bool(config.get("use_rslora"))
     factors: list[tuple[np.ndarray, np.ndarray] | None] = [None] * depth
     ranks, alphas = [0] * depth, [0.0] * depth
@@ -116,6 +116,9 @@ def _lora(
             raise UserError(f"{site.module}: {odd} is {'missing' if odd in wanted else 'more than the settings say'}")
         a, b = (arrays[key].astype(np.float32) for key in site.factors())
         factors[k] = pair = site.load_factors(a, b)
+        sizes = (*pair[0].shape[:-1], pair[1].shape[-1])
+        if sizes != kernel:
+            raise UserError(f"{site.module}: an adapter of {list(sizes)} for a kernel {list(kernel)}: of another model")
         ranks[k] = pair[1].shape[0]
         said = peft_config.pattern_value(config.get("rank_pattern") or {}, site.module, config["r"])
         if ranks[k] != said:
@@ -123,7 +126,6 @@ def _lora(
         alphas[k] = peft_config.pattern_value(config.get("alpha_pattern") or {}, site.module, config["lora_alpha"])
         magnitudes[k] = site.own(arrays["lora_magnitude_vector"].reshape(-1).astype(np.float32)) if dora else None
     rank = max(ranks)
-    kernel = shape if None in layers else shape[1:]
     a = np.zeros((depth, *kernel[:-1], rank), np.float32)
     b = np.zeros((depth, rank, kernel[-1]), np.float32)
     for k, pair in enumerate(factors):

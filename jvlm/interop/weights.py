@@ -39,13 +39,18 @@ def read_weights(
     return model, fields, variables_nested(flat)
 
 
+def check_free(path: Path) -> None:
+    """UserError when `path` exists and is not an empty folder; to be asked before the work, too."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} already exists; choose another directory or remove it")
+
+
 def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
     """Calls `fill` on a folder beside `path`, which then takes its place in one rename.
 
     Raises UserError when `path` exists and is not an empty folder: nothing that was written is lost.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already exists; choose another directory or remove it")
+    check_free(path)
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -89,6 +89,10 @@ def apply_override(config: ConfigDict, override: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    section = isinstance(node[last], ConfigDict) or key in ANYWHERE
+    if section and not (value is None or isinstance(value, dict)):
+        example = f"--config.{key}=\"{{'KEY': VALUE}}\""
+        raise ConfigError(f"--config.{key}={text} is no dictionary; write {example}")
     if node[last] is None or isinstance(node[last], ConfigDict | tuple | list):
         # A part of the configuration is replaced whole; None stands for any type.
         with config.unlocked(), config.ignore_type():
@@ -109,10 +113,22 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: 
     """Raises ConfigError when a run of another configuration has left its checkpoints in `workdir`."""
     for key in LASTING:
         if before.get(key) != now.get(key):
+            where, was, wanted = next(
+                differences(key, before.get(key), now.get(key)), (key, before.get(key), now.get(key))
+            )
             raise ConfigError(
-                f"{workdir} holds a run with {key} = {before.get(key)!r}, this configuration has {now.get(key)!r}; "
+                f"{workdir} holds a run with {where} = {was!r}, this configuration has {wanted!r}; "
                 "use another --workdir, or start from it with --config.init=DIR"
             )
+
+
+def differences(key: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of what differs below `key`."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for part in dict.fromkeys([*before, *now]):
+            yield from differences(f"{key}.{part}", before.get(part), now.get(part))
+    elif before != now:
+        yield key, before, now
 
 
 def to_plain(config: Any) -> Any:

@@ -54,6 +54,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
             if checkpoints.steps() and (folder / "config.json").exists():
                 check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
+                if ended := whole_run(run, status, folder):
+                    return ended
             state, position, counters = start(run, checkpoints)
             adapter = describe(run, folder)
             step = int(state.step)
@@ -64,7 +66,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
             data = make_data(run, position, counters)
-            introduce(state, data.facts, writers, terminal)
+            introduce(run, state, data.facts, writers, terminal)
             evaluations = Evaluations(run, folder)
             compiled = compile_step(run, state)
             seed = jax.random.key(run.config["seed"])
@@ -85,6 +87,8 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 if waiting:
                     inspect(run, *waiting, writers, terminal)
                     watch.beat(waiting[0])
+                    if step == first + 2:
+                        terminal.rates(waiting[0])  # compiling is no part of a step's time
                 waiting = (step, metrics)
                 keep, look = step % run.config["checkpoint_every"] == 0, evaluations.due(step)
                 if keep or look:
@@ -119,6 +123,20 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
         if jax.process_count() > 1:
             leave(reason)
         raise
+
+
+def whole_run(run: Run, status: Status, folder: epath.Path) -> dict[str, Any] | None:
+    """What `status.json` says of a run that has come to its end, scores and report included; else None."""
+    ended = status.read() or {}
+    if (
+        ended.get("status") != "finished"
+        or ended["step"] < run.config["steps"]
+        or not (folder / "report.html").exists()
+    ):
+        return None
+    if jax.process_index() == 0:
+        print(f"jvlm train: {folder} has finished; give more --config.steps to go on, another --workdir to begin anew")
+    return ended
 
 
 def start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
@@ -208,12 +226,21 @@ def export(run: Run, state: TrainState, folder: epath.Path) -> None:
     save_pretrained(trained, str(folder / "export"), format=run.config["export"])
 
 
-def introduce(state: TrainState, facts: Mapping[str, float | int], writers: Writers, terminal: Terminal) -> None:
-    """Logs how many parameters are trained and how many are held, and what is known of the data."""
+def introduce(
+    run: Run, state: TrainState, facts: Mapping[str, float | int], writers: Writers, terminal: Terminal
+) -> None:
+    """Logs how many parameters are trained and held and what is known of the data; says what is odd about the run."""
     record = dict(trained=count(state.params), frozen=count(state.frozen or {}))
     writers.write(dict(step=int(state.step), **record, **{f"data/{name}": value for name, value in facts.items()}))
     if facts:
         terminal.say("data: " + "  ".join(f"{name} {value:.6g}" for name, value in facts.items()))
+    steps, size = run.config["steps"], run.config["batch_size"]
+    warmup = (run.config["optimizer"].get("schedule") or {}).get("warmup", 0)
+    if warmup >= steps:
+        terminal.say(f"the warmup of {warmup} steps is no shorter than the run: optimizer.lr is never reached")
+    if run.conversations is None and facts.get("samples", size) < size:
+        terminal.say(f"a batch of {size} repeats the {facts['samples']} samples: lower batch_size")
+    terminal.say(f"going on from step {int(state.step)}" if int(state.step) else "compiling the step")
 
 
 def inspect(run: Run, step: int, metrics: Any, writers: Writers, terminal: Terminal) -> None:

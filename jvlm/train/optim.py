@@ -19,6 +19,8 @@ Pairs = Sequence[Sequence[Any]]
 
 def schedule(lr: float, steps: int, *, name: str = "cosine", warmup: int = 0, end: float = 0.0) -> optax.Schedule:
     """Learning rate by step: linear `warmup` from 0, then `cosine`, `linear`, `rsqrt` or `constant` to `end * lr`."""
+    if lr < 0 or warmup < 0:
+        raise ConfigError(f"the learning rate is {lr:g} and its warmup {warmup} steps; neither may be negative")
     rest = max(1, steps - warmup)
     shapes: dict[str, Callable[[], optax.Schedule]] = {
         "cosine": lambda: optax.cosine_decay_schedule(lr, rest, alpha=end),

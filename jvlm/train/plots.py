@@ -44,15 +44,24 @@ def ticks(low: float | int, high: float | int, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float | int) -> str:
-    """Short: four digits, thousands as k and millions as M."""
+def labels(values: Sequence[float]) -> list[str]:
+    """Short numbers with as many digits as tell them apart."""
+    for digits in range(4, 8):
+        texts = [number(value, digits) for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def number(value: float | int, digits: int = 4) -> str:
+    """Short: four digits or as many as are asked for, thousands as k and millions as M."""
     if value != 0 and abs(value) < 1e-4:
-        mantissa, exponent = f"{value:.3e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
-    return f"{value:.4g}"
+            return f"{value / (1e3 if letter == 'k' else size):.{digits}g}{letter}"
+    return f"{value:.{digits}g}"
 
 
 def thin(series: Series, points: int = MAX_POINTS) -> Series:
@@ -109,13 +118,15 @@ def line_chart(
         return HEIGHT - BOTTOM - (v - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)}">']
-    for v in ticks(y_low, y_high):
+    marks = ticks(y_low, y_high)
+    for v, text in zip(marks, labels(marks)):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(v):.1f}" y2="{down(v):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{down(v) + 4:.1f}" text-anchor="end">{number(v)}</text>')
-    for v in ticks(x_low, x_high, 6):
+        parts.append(f'<text x="{LEFT - 8}" y="{down(v) + 4:.1f}" text-anchor="end">{text}</text>')
+    marks = ticks(x_low, x_high, 6)
+    for v, text in zip(marks, labels(marks)):
         parts.append(f'<line class="axis" x1="{across(v):.1f}" x2="{across(v):.1f}" y1="{HEIGHT - BOTTOM}"')
         parts.append(f' y2="{HEIGHT - BOTTOM + 4}"/>')
-        parts.append(f'<text x="{across(v):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(v)}</text>')
+        parts.append(f'<text x="{across(v):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
     bottom = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     middle, centre = (LEFT + WIDTH - RIGHT) / 2, (TOP + bottom) / 2

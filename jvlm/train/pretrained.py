@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,10 @@ def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) ->
 
 def _load_workdir(workdir: Path, checkpoints: Path) -> Pretrained:
     described = json.loads((workdir / MODEL_FILE).read_text())
-    tree = read_parts(checkpoints, ("params", "frozen", "state", "average")).tree
+    restored = read_parts(checkpoints, ("params", "frozen", "state", "average"))
+    for problem in restored.problems:
+        print(f"jvlm: {workdir}: passed over {problem}; read step {restored.step} instead", file=sys.stderr, flush=True)
+    tree = restored.tree
     trained = tree.get("average") or tree.get("params", {})
     stored = {**flatten(trained), **flatten(tree.get("frozen", {}))}
     config = described["model"]

@@ -25,7 +25,7 @@ CURVES = (
     ("data_wait", "Waiting for data", "share of the time"),
 )
 # What every step records but no curve of its own needs.
-_SILENT = {"step", "accepted", "skipped", "skipped_in_row", "step_seconds"}
+_SILENT = {"step", "accepted", "skipped", "skipped_in_row", "step_seconds", "trained", "frozen"}
 _PIXELS = "_pixels"
 
 
@@ -114,6 +114,10 @@ def facts(config: Mapping[str, Any], status: Mapping[str, Any], records: Sequenc
     speeds = [record["images_per_second"] for record in losses if _finite(record.get("images_per_second"))]
     if speeds:
         out.append((number(float(np.median(speeds))), "images / s, median", False))
+    for key, label in (("trained", "parameters trained"), ("frozen", "parameters held")):
+        counts = [record[key] for record in records if record.get(key)]
+        if counts:
+            out.append((number(counts[-1]), label, False))
     if "batch_size" in config:
         out.append((number(config["batch_size"]), "batch size", False))
     if losses and losses[-1].get("skipped"):
@@ -155,7 +159,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str:
         figures.append(_figure(title, chart))
     groups: dict[str, list[str]] = {}
     for key in keys:
-        if "/" in key:
+        if "/" in key and not key.startswith("data/"):
             groups.setdefault(key.rpartition("/")[0], []).append(key)
     for group, members in groups.items():
         lines = {key.rpartition("/")[2]: series_of(records, key) for key in members}

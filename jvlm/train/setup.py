@@ -64,6 +64,9 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
     `abstract` reads no weights and no tokenizer: enough to compile, not to train.
     """
     plain = to_plain(config)
+    for key in ("steps", "batch_size", "checkpoint_every", "log_every"):
+        if plain[key] < 1:
+            raise ConfigError(f"{key} is {plain[key]}; give 1 or more")
     mesh_fields = dict(plain.get("mesh") or {})
     rules = build.lookup(PRESETS, mesh_fields.pop("preset", "dp"), "sharding preset")
     mesh = make_mesh(mesh_fields.pop("shape", None), devices)

@@ -74,6 +74,7 @@ def test_two_adapters_are_weighed(clip: str, tmp_path: Path) -> None:
         (["{base}", "--adapter", "{dora}", "--weight=1", "--weight=2", "--merge", "{out}"], "2 times --weight for 1"),
         (["{base}", "--adapter", "{dora}", "--unmerge", "{out}"], "a DoRA that was merged elsewhere"),
         (["{base}", "--adapter", "{base}", "--merge", "{out}"], "adapter_config.json is missing"),
+        (["{base}", "--adapter", "{dora}", "--merge", "{base}"], "already exists"),
     ],
 )
 def test_what_cannot_be_done_is_said(

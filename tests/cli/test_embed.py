@@ -42,8 +42,9 @@ def test_one_side_alone(clip: str, pictures: list[str], tmp_path: Path, capsys) 
     run_json(capsys, "embed", "--model", clip, "--texts", *TEXTS, "--output", str(out))
     with np.load(out) as found:
         assert found.files == ["text"]
-    run_json(capsys, "embed", "--model", clip, "--images", pictures[3], "--output", str(out))
-    with np.load(out) as found:
+    other = tmp_path / "b.npz"
+    run_json(capsys, "embed", "--model", clip, "--images", pictures[3], "--output", str(other))
+    with np.load(other) as found:
         assert found.files == ["image"]
         assert found["image"].shape == (1, 24)
 
@@ -63,6 +64,8 @@ def test_wrong_input_is_one_line_that_names_it(clip: str, pictures: list[str], t
         (2, "give --images F... or --texts T...", ("--model", clip)),
         (2, "--batch-size 0", ("--model", clip, "--texts", "a", "--batch-size", "0")),
         (2, "did you mean '--texts'", ("--model", clip, "--text=a")),
+        (2, "did you mean '--model'", ("--modle", clip, "--texts", "a")),
+        (1, "bad.png already exists", ("--model", clip, "--texts", "a", "--output", str(bad))),
     ]
     for status, text, argv in cases:
         found, said = run_error(capsys, "embed", *argv, *out)

@@ -96,12 +96,17 @@ def test_a_folder_of_one_s_own(clip: str, tmp_path: Path, capsys) -> None:
 def test_wrong_input_is_one_line_that_names_it(clip: str, tmp_path: Path, capsys) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("held-out.csv", "train.jsonl"):
+        (two / name).write_text("")
     cases = [
         (2, "'retrieval_style'", ("--suite", "retrieval_stile")),
         (2, "'retrieval' needs --data DIR", ("--suite", "retrieval")),
         (2, "leave --data away", ("--suite", "retrieval_style", "--data", str(empty))),
         (1, "no such folder", ("--suite", "zero_shot", "--data", str(tmp_path / "none"))),
         (1, "no pictures", ("--suite", "zero_shot", "--data", str(empty))),
+        (1, "2 tables, name one of them: held-out.csv, train.jsonl", ("--suite", "retrieval", "--data", str(two))),
     ]
     for status, text, argv in cases:
         found, said = run_error(capsys, "evaluate", "--model", clip, *argv)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jvlm
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.tree import flatten
@@ -76,8 +77,44 @@ def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: P
     train(toy_config("steps=1"), str(tmp_path / "run"), quiet=True)
     with pytest.raises(ConfigError, match="holds a run with batch_size = 16"):
         train(toy_config("steps=2", "batch_size=8"), str(tmp_path / "run"), quiet=True)
+    with pytest.raises(ConfigError, match=r"holds a run with model\.text\.depth = 1, this configuration has 2"):
+        train(toy_config("steps=2", "model.text.depth=2"), str(tmp_path / "run"), quiet=True)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["status"] == "finished", "a wrong command line must not mark a good run as failed"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = train(toy_config("steps=1"), str(tmp_path), quiet=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert train(toy_config("steps=1"), str(tmp_path), quiet=True) == ended
+    assert "has finished; give more --config.steps" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert train(toy_config("steps=2"), str(tmp_path), quiet=True)["step"] == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_what_a_run_of_few_samples_and_steps_cannot_do_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = toy_config("steps=1", "optimizer.schedule.warmup=7", "batch_size=256", "data.split=concepts")
+    train(config, str(tmp_path))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the warmup of 7 steps is no shorter than the run" in said
+    assert "a batch of 256 repeats the 250 samples" in said
+
+
+@pytest.mark.usefixtures("small")
+def test_a_step_that_is_passed_over_when_a_workdir_is_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(toy_config("steps=2", "checkpoint_every=1"), str(tmp_path), quiet=True)
+    newest = tmp_path / "checkpoints" / "00000002"
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    jvlm.load(tmp_path)
+    said = capsys.readouterr().err
+    assert "passed over step 2" in said and "read step 1 instead" in said
 
 
 @pytest.mark.parametrize(
@@ -87,6 +124,7 @@ def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: P
         ("setps=3", r"has no key 'setps'.*did you mean 'steps'"),
         ("steps='many'", r"--config\.steps='many' is a str, but the key holds a int"),
         ("steps", r"has no '='"),
+        ("adapter=lora", r"no dictionary; write --config.adapter=\"\{'KEY': VALUE\}\""),
     ],
 )
 def test_a_wrong_override_names_the_nearest_right_one(override: str, message: str) -> None:
@@ -108,6 +146,9 @@ def test_a_wrong_variant_of_a_configuration_names_the_right_one() -> None:
         ("optimizer={'name': 'adam', 'lr': 1.0}", "did you mean 'adamw'"),
         ("frozen=['image_towr/*']", "matches no parameter"),
         ("batch_size=15", "does not divide"),
+        ("batch_size=0", "batch_size is 0; give 1 or more"),
+        ("steps=-1", "steps is -1; give 1 or more"),
+        ("optimizer.lr=-0.1", "neither may be negative"),
         ("pipeline={'augment': {'flop': 1}}", "did you mean 'flip'"),
         ("evals={'x': {'evaluator': 'retrival'}}", "did you mean 'retrieval'"),
     ],

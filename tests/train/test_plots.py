@@ -41,6 +41,11 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert plots.number(value) == text
 
 
+def test_labels_have_as_many_digits_as_tell_them_apart() -> None:
+    assert plots.labels([1.0, 1.5]) == ["1", "1.5"]
+    assert plots.labels([14.2925, 14.295, 14.2975]) == ["14.2925", "14.295", "14.2975"]
+
+
 def test_thinning_keeps_ends_and_spikes() -> None:
     y = np.zeros(10_000)
     y[4321], y[77] = 9.0, -5.0
