@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from jvlm.core.errors import ConfigError, nearest
 
-ANYWHERE = ("adapter", "quantize", "gradients")
-"""Keys that every configuration takes, None where its file does not say."""
+SECTIONS = ("adapter", "quantize")
+ANYWHERE = (*SECTIONS, "gradients")
+"""Keys that every configuration takes, None where its file does not say; dictionaries the former two."""
 REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init")
 
 
@@ -89,7 +90,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    section = isinstance(node[last], ConfigDict) or key in ANYWHERE
+    section = isinstance(node[last], ConfigDict) or key in SECTIONS
     if section and not (value is None or isinstance(value, dict)):
         example = f"--config.{key}=\"{{'KEY': VALUE}}\""
         raise ConfigError(f"--config.{key}={text} is no dictionary; write {example}")
