@@ -45,12 +45,10 @@ def ticks(low: float | int, high: float | int, count: int = 5) -> list[float]:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Short numbers with as many digits as tell them apart."""
-    for digits in range(4, 8):
-        texts = [number(value, digits) for value in values]
-        if len(set(texts)) == len(texts):
-            break
-    return texts
+    """Short numbers with as many digits as they have, which tell them apart."""
+    exact = (n for n in range(4, 8) if all(math.isclose(float(f"{v:.{n}g}"), v, rel_tol=1e-9) for v in values))
+    digits = next(exact, 8)
+    return [number(value, digits) for value in values]
 
 
 def number(value: float | int, digits: int = 4) -> str:

@@ -68,7 +68,7 @@ def test_wrong_input_is_one_line_that_names_it(clip: str, pictures: list[str], t
         (1, "bad.png already exists", ("--model", clip, "--texts", "a", "--output", str(bad))),
     ]
     for status, text, argv in cases:
-        found, said = run_error(capsys, "embed", *argv, *out)
+        found, said = run_error(capsys, "embed", *out, *argv)
         assert found == status, said
         assert text in said
     assert not (tmp_path / "o.npz").exists()

@@ -83,7 +83,6 @@ def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: P
     assert status["status"] == "finished", "a wrong command line must not mark a good run as failed"
 
 
-@pytest.mark.usefixtures("small")
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ended = train(toy_config("steps=1"), str(tmp_path), quiet=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -93,18 +92,18 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     assert train(toy_config("steps=2"), str(tmp_path), quiet=True)["step"] == 2
 
 
-@pytest.mark.usefixtures("small")
 def test_what_a_run_of_few_samples_and_steps_cannot_do_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = toy_config("steps=1", "optimizer.schedule.warmup=7", "batch_size=256", "data.split=concepts")
+    config = toy_config(
+        "steps=1", "optimizer.schedule.warmup=7", "batch_size=256", "data.split=concepts", "pipeline={}"
+    )
     train(config, str(tmp_path))
     said = " ".join(capsys.readouterr().err.split())
     assert "the warmup of 7 steps is no shorter than the run" in said
     assert "a batch of 256 repeats the 250 samples" in said
 
 
-@pytest.mark.usefixtures("small")
 def test_a_step_that_is_passed_over_when_a_workdir_is_read_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
