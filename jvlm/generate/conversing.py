@@ -78,9 +78,11 @@ def bare_template(model: Any, tokenizer: JsonTokenizer, image_text: str | None) 
     special = dict(image_token=image_text or "", eos_token=tokenizer.piece(tokenizer.eos_id) or "")
     if not pictures_before(model):
         return ChatTemplate(TEMPLATES["plain"], special)
-    start = "".join(tokenizer.piece(id) or "" for id in tokenizer.prefix)
-    # PaliGemma's prompts end in a line break (arXiv:2407.07726, section 3.2).
-    special |= dict(start=start, end="\n" if getattr(model, "prefix", False) else "")
+    if getattr(model, "prefix", False):
+        # PaliGemma's prompts begin with the start token, whatever its tokenizer does, and end in a line break
+        # (arXiv:2407.07726, section 3.2).
+        return ChatTemplate(BARE, special | dict(start=tokenizer.piece(tokenizer.bos_id) or "", end="\n"))
+    special |= dict(start="".join(tokenizer.piece(id) or "" for id in tokenizer.prefix), end="")
     return ChatTemplate(BARE, special)
 
 

@@ -17,19 +17,20 @@ from tests.interop.multimodal_cases import language
 from tests.reference import torch, transformers
 
 QUESTION = "what is it?"
-NAMES = {"blip-2": "Blip2", "instructblip": "InstructBlip"}
+NAMES = {"blip-2": "Blip2", "instructblip": "InstructBlip", "paligemma": "PaliGemma"}
 SIDE = {"height": 16, "width": 16}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "it", "?", "a", "dog", "colour"]
 """Of the Q-Former, which reads instructions in a vocabulary of its own."""
 
 
-def tokenizer(folder: Path) -> Any:
-    """Bytes behind a start token."""
+def tokenizer(folder: Path, starts: bool = True) -> Any:
+    """Bytes, behind a start token if `starts`."""
     files = tokenizer_files()
     made = Tokenizer.from_str(files["tokenizer.json"].decode())
-    made.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 256)]
-    )
+    if starts:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 256)]
+        )
     config = json.loads(files["tokenizer_config.json"])
     del config["chat_template"]
     (folder / "tokenizer.json").write_text(made.to_str())
@@ -56,12 +57,24 @@ def bridged(kind: str, folder: Path) -> tuple[Any, Any]:
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), processor
 
 
-@pytest.fixture(scope="module", params=["blip-2", "instructblip"])
+def prefixed(folder: Path) -> tuple[Any, Any]:
+    """A PaliGemma and its processor, which writes the start token itself."""
+    vision = transformers.SiglipVisionConfig(**tower(image_size=16, patch_size=8), vision_use_head=False)
+    text = language("gemma", head_dim=8, vocab_size=1600, max_position_embeddings=64)
+    config = transformers.PaliGemmaConfig(
+        vision_config=vision, text_config=text, image_token_index=258, projection_dim=32
+    )
+    images: Any = transformers.SiglipImageProcessorPil(size=SIDE, image_seq_length=4)
+    processor = transformers.PaliGemmaProcessor(images, tokenizer(folder, starts=False))
+    return transformers.PaliGemmaForConditionalGeneration(config), processor
+
+
+@pytest.fixture(scope="module", params=list(NAMES))
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A directory of transformers with random weights and its processor's files, and its kind."""
     path = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
-    model, processor = bridged(request.param, path)
+    model, processor = prefixed(path) if request.param == "paligemma" else bridged(request.param, path)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
