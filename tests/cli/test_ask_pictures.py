@@ -15,6 +15,7 @@ from jvlm.evals.answering import ModelAnswerer
 from tests.cli.directories import run_error, run_json
 from tests.data.dialogues import tokenizer_files
 from tests.interop.hf_cases import tower
+from tests.notebook_cells import execute
 from tests.reference import torch, transformers
 
 QUESTION = "what is it?"
@@ -95,6 +96,16 @@ def test_questions_about_pictures_get_the_reference_s_answer(
     assert len({tuple(said["tokens"]) for said in (one, two, shown, raw)}) > 1
     assert run("ask", [*base, "--image", files[0]]) == 0
     assert capsys.readouterr().out == one["answer"] + "\n"
+
+
+def test_the_notebook_asks(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = execute("ask_a_model", MODEL=str(directory), NEW_TOKENS=3)
+    assert all(total < 0 for total in names["sums"])
+    # A caption, an answer, and a line for each that was to be chosen from.
+    assert len(capsys.readouterr().out.splitlines()) >= 2 + len(names["ANSWERS"])
 
 
 def test_captions_are_answers_to_the_picture_alone_in_the_order_given(

@@ -15,6 +15,7 @@ from jvlm.cli.main import main
 from jvlm.core.errors import UserError
 from tests.cli.pipelines import PIPELINES
 from tests.interop import directories
+from tests.notebook_cells import execute
 from tests.reference_diffusers import diffusers, torch
 
 # diffusers makes arrays of tensors in a way that numpy will stop to accept.
@@ -116,6 +117,13 @@ def test_a_picture_is_the_same_alone_on_one_device_and_among_eight_on_eight(firs
     picture: Any = Image.open(tmp_path / "many-0001.png")
     told = json.loads(picture.text["jvlm"])
     assert (told["prompt"], told["seed"], told["steps"], told["sampler"]) == ("a red apple", 5, 3, "dpm++-sde")
+
+
+def test_the_notebook_paints(first: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    execute("paint", MODEL=str(first.directory), STEPS=2, DTYPE="float32")
+    sizes = {np.asarray(Image.open(tmp_path / name)).shape for name in ("painted-0003.png", "winter.png")}
+    assert len(sizes) == 1 and (tmp_path / "sheet.png").is_file()
 
 
 def test_what_the_mask_leaves_is_the_picture(first: Saved, tmp_path: Path) -> None:
