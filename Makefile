@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo easy-vqa test lint types layers wheel pytest clean
+.PHONY: demo easy-vqa emoji-diffusion test lint types layers wheel pytest clean
 
 demo: $(VENV)/.demo
 	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/clip_tiny_emoji_pretrain.py --workdir runs/demo
@@ -17,6 +17,15 @@ easy-vqa: $(VENV)/.demo
 	for family in blip2 llava flamingo; do JAX_PLATFORMS=cpu $(BIN)/jvlm train \
 		--config configs/$${family}_smollm_easyvqa_finetune.py --workdir runs/$${family}-easyvqa || exit 1; done
 	$(BIN)/python scripts/easy_vqa_table.py runs/blip2-easyvqa runs/llava-easyvqa runs/flamingo-easyvqa
+
+# Text to emoji: an autoencoder, its latents in shards, and a denoiser that listens to the demo's text tower.
+emoji-diffusion: $(VENV)/.demo
+	test -d runs/demo/export || $(MAKE) demo
+	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/autoencoder_tiny_emoji_pretrain.py \
+		--workdir runs/emoji-autoencoder
+	test -e runs/emoji-latents/00000.tar || JAX_PLATFORMS=cpu $(BIN)/jvlm data latents --model runs/emoji-autoencoder \
+		--output runs/emoji-latents
+	JAX_PLATFORMS=cpu $(BIN)/jvlm train --config configs/ldm_tiny_emoji_pretrain.py --workdir runs/emoji-diffusion
 
 test: lint types layers wheel pytest
 

@@ -64,7 +64,13 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     # 16 tokens instead of the 64 of the 384-pixel release, 256 patches instead of 729
     "siglip_so400m14_webli_pretrain.py": ("", 877_960_498 - 48 * 1152 - 473 * 1152),
 }
-OWN = {"clip_tiny_emoji_pretrain.py", "clip_tiny_tar_pretrain.py", "blip2_tiny_easyvqa_pretrain.py"}
+OWN = {
+    "autoencoder_tiny_emoji_pretrain.py",
+    "blip2_tiny_easyvqa_pretrain.py",
+    "clip_tiny_emoji_pretrain.py",
+    "clip_tiny_tar_pretrain.py",
+    "ldm_tiny_emoji_pretrain.py",
+}
 """Sizes of nobody else's."""
 
 

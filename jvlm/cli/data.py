@@ -1,4 +1,6 @@
-"""`jvlm data check` looks through a dataset before a run; `jvlm data pack` writes tar shards and their indexes."""
+"""`jvlm data check` looks through a dataset before a run; `pack` writes tar shards and their indexes, `latents` such
+shards of what an autoencoder makes of the pictures.
+"""
 
 import argparse
 import json
@@ -7,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jvlm.cli import conversations
+from jvlm.cli import conversations, latents
 from jvlm.cli.checked import report, span
 
 EXAMPLE = """examples:
@@ -16,6 +18,7 @@ EXAMPLE = """examples:
   jvlm data check llava_instruct.json --images coco/ --model llava-1.5-7b-hf --length 2048
   jvlm data pack pictures/ shards/
   jvlm data pack --index shards/
+  jvlm data latents --model runs/autoencoder pictures/ --output latents/
 """
 FORMATS = {
     ".tar": "tar", ".array_record": "array_record", ".parquet": "parquet", ".jsonl": "table", ".csv": "table",
@@ -28,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `jvlm data`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{check,pack}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{check,pack,latents}")
     check = verbs.add_parser("check", help="count samples, and those that could not be used, by cause")
     check.add_argument("paths", nargs="+", help="shards, a table, or a folder; globs and gs:// too")
     check.add_argument("--length", type=int, help="tokens a caption (77) or a conversation (2048) may have")
@@ -43,14 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
     check.add_argument("--format", choices=(*KINDS, *conversations.FORMATS), help="default: by name and content")
     pack.add_argument("--format", choices=KINDS, help="default: by name and content")
-    for verb in (check, pack):
+    cached = verbs.add_parser("latents", help="pictures to shards of an autoencoder's latents")
+    latents.add_arguments(cached)
+    cached.add_argument("--format", choices=KINDS, help="default: by name and content")
+    for verb in (check, pack, cached):
         verb.add_argument("--images", metavar="DIR", help="the folder of the pictures, where the data only names them")
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `args`; the exit status. UserError and ConfigError are the dispatcher's to print."""
-    return _check(args) if args.verb == "check" else _pack(args)
+    if args.verb == "check":
+        return _check(args)
+    if args.verb == "latents":
+        source = open_source(args.paths, args.format, args.images) if args.paths else None
+        return _packed(args, latents.run(args, source))
+    return _pack(args)
 
 
 def open_source(paths: list[str], kind: str | None, images: str | None = None) -> Any:
@@ -117,6 +128,10 @@ def _pack(args: argparse.Namespace) -> int:
         kind = args.format or conversations.kind_of(Path(args.paths[0]))
         source = open_source(args.paths[:-1], kind, args.images)
         result = pack(source, args.paths[-1], int(args.shard_mb * 2**20))
+    return _packed(args, result)
+
+
+def _packed(args: argparse.Namespace, result: dict[str, Any]) -> int:
     truncated = result.get("truncated", [])
     if args.json:
         print(json.dumps(result))

@@ -29,13 +29,16 @@ def load_encoder(args: argparse.Namespace, *needs: str) -> "tuple[Pretrained, En
         raise ConfigError(f"--batch-size {args.batch_size}: give at least 1")
     start()
     pretrained = load(args.model)
-    given = dict(image=pretrained.processor.image, text=pretrained.processor.tokenizer)
+    image = pretrained.processor.image
+    given = dict(image=image, reconstruction=image, text=pretrained.processor.tokenizer)
     towers = predict_fns(pretrained.model)
     for side in needs:
         if side not in towers:
+            if side == "reconstruction":
+                raise UserError(f"{args.model}: the model gives no picture back; give an autoencoder")
             raise UserError(f"{args.model}: the model has no {side} tower; give a dual encoder such as CLIP")
         if given[side] is None:
-            what = "image preprocessing (preprocessor_config.json)" if side == "image" else "tokenizer"
+            what = "tokenizer" if side == "text" else "image preprocessing (preprocessor_config.json)"
             raise UserError(f"{args.model}: the directory has no {what}; copy it there from the model's source")
     variables = {"params": pretrained.params, **pretrained.state}
     encoder = Encoder.for_model(

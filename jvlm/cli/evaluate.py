@@ -7,10 +7,14 @@ example:
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jvlm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jvlm.evals.painter import Painter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--suite", required=True, nargs="+", metavar="NAME", help="what to score, see below")
     parser.add_argument("--data", metavar="DIR", help="the data of a suite that brings none")
+    parser.add_argument("--judge", metavar="DIR", help="the CLIP or vision tower that looks at painted pictures")
     parser.add_argument("--output", metavar="FILE", help="where the scores go (results.json in --model)")
     parser.epilog = (
         "suites: retrieval_style, retrieval_style_pixels, retrieval_concepts, retrieval_validation,\n"
         "retrieval_validation_pixels, zero_shot_style, linear_probe_style, knn_style (the demo's emoji);\n"
         "easy_vqa, easy_vqa_choice (questions about drawn shapes, for a model that writes);\n"
-        "with --data DIR: retrieval, zero_shot, linear_probe, knn, conversations.\n\n"
+        "clip_score_emoji and distribution_emoji (painted by a text-to-image model, which --judge DIR looks at),\n"
+        "reconstruction_emoji (of an autoencoder);\n"
+        "with --data DIR: retrieval, zero_shot, linear_probe, knn, conversations, clip_score, distribution,\n"
+        "reconstruction.\n\n"
         "FILE holds {suite: {metric: {value, low, high, chance, blind, n}}}, values in 0..1, low and high the 95 %\n"
         "interval, blind the score with the pictures shuffled; answers have `removed` as well, the score without\n"
         "pictures. Scores of other suites in a workdir's results.json stay."
@@ -35,19 +43,24 @@ def run(args: argparse.Namespace) -> int:
     from jvlm.evals.suites import check_names, make_evaluator
 
     check_names(args.suite)
-    evaluators = {name: make_evaluator(name, args.data) for name in args.suite}
+    evaluators = {name: make_evaluator(name, args.data, args.judge) for name in args.suite}
 
     from jvlm.cli.answering import load_answerer
     from jvlm.cli.encoding import load_encoder, write_file
     from jvlm.cli.main import print_json
-    from jvlm.evals.score import asks, score
+    from jvlm.evals.score import score, subject_of
 
-    kinds = set(map(asks, evaluators.values()))
-    subjects = {kind: load_answerer(args, unrolled=False) if kind else load_encoder(args, "image")[1] for kind in kinds}
+    makers: dict[str, Callable[[], Any]] = dict(
+        encoder=lambda: load_encoder(args, "image")[1],
+        reconstructor=lambda: load_encoder(args, "reconstruction")[1],
+        answerer=lambda: load_answerer(args, unrolled=False),
+        painter=lambda: load_painter(args),
+    )
+    subjects = {kind: makers[kind]() for kind in set(map(subject_of, evaluators.values()))}
     workdir = find_workdir(Path(args.model))
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
-        results[name] = score(name, evaluator, subjects[asks(evaluator)], workdir and workdir / "report")
+        results[name] = score(name, evaluator, subjects[subject_of(evaluator)], workdir and workdir / "report")
         if not args.json:
             show(name, results[name])
     output = Path(args.output) if args.output else (workdir or Path(args.model)) / "results.json"
@@ -62,6 +75,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"written to {output}")
     return 0
+
+
+def load_painter(args: argparse.Namespace) -> "Painter":
+    """The text-to-image model of `--model` over all devices."""
+    from jvlm.core.sharding import make_mesh
+    from jvlm.evals.painter import Painter
+    from jvlm.train.evaluate import load_tower
+    from jvlm.train.pretrained import load
+    from jvlm.train.runtime import start
+
+    start()
+    found = load(args.model)
+    variables = {"params": found.params, **found.state}
+    return Painter(found.model, variables, found.processor, load_tower, make_mesh(), batch_size=args.batch_size)
 
 
 def find_workdir(model: Path) -> Path | None:
@@ -88,15 +115,14 @@ def read_results(path: Path) -> dict[str, Any]:
 def show(suite: str, scores: dict[str, Any]) -> None:
     """One suite as a table of percentages."""
     from jvlm.cli.encoding import print_table
+    from jvlm.evals.metrics import shown
 
     answers = any("removed" in score for score in scores.values())
 
     def row(metric: str, s: dict[str, Any]) -> tuple[str, ...]:
-        def shown(key: str) -> str:
-            return f"{s[key]:.2f}" if metric.startswith("perplexity") else f"{100 * s[key]:.1f}"
-
-        blind = [shown("blind"), *([shown("removed")] if answers else [])]
-        return metric, shown("value"), f"{shown('low')} to {shown('high')}", shown("chance"), *blind, str(s["n"])
+        value, low, high, chance, blind = (shown(metric, s[k]) for k in ("value", "low", "high", "chance", "blind"))
+        removed = [shown(metric, s["removed"])] if answers else []
+        return metric, value, f"{low} to {high}", chance, blind, *removed, str(s["n"])
 
     rows = [row(metric, score) for metric, score in scores.items()]
     blind = ("shuffled", "no picture") if answers else ("blind",)

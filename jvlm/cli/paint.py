@@ -5,7 +5,6 @@ example:
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="F", help="picture to start from")
     add("--strength", type=float, metavar="T", help="how much of the steps --image goes through (0.8; 1 with --mask)")
     add("--mask", metavar="F", help="picture that is white where --image is painted over")
+    add("--tile", type=int, metavar="N", help="decode pictures larger than N pixels a side in tiles, to save memory")
     add("--batch-size", type=int, default=4, metavar="N", help="pictures computed at once (4)")
     add("--output", required=True, metavar="OUT.png", help="where the picture goes; of several, OUT-0000.png and on")
     add("--sheet", metavar="F", help="all pictures on one sheet")
@@ -103,19 +103,22 @@ def _paint_all(
     import jax.numpy as jnp
     import numpy as np
 
-    from jvlm.cli.painted import initial, put_on_devices, read_picture, save_pictures
+    from jvlm.cli.painted import Output, initial, put_on_devices, read_picture
     from jvlm.generate import samplers
     from jvlm.generate.diffusion import picture_keys
     from jvlm.generate.painting import Wish, paint
     from jvlm.generate.steps import put
 
     model, texts = pretrained.model, pretrained.processor.texts
+    if args.tile is not None and (args.tile < 4 * model.vae.factor or args.tile % (4 * model.vae.factor)):
+        raise ConfigError(f"--tile {args.tile}: give a multiple of {4 * model.vae.factor} pixels")
     noise = initial(args, model, len(prompts))
     picture, mask = read_picture(args, tuple(side * model.vae.factor for side in noise(0, 1).shape[1:3]))
     strength = args.strength if args.strength is not None else 1.0 if args.mask or not args.image else 0.8
     plan = put(samplers.plan(process.sampler, process.schedule, args.steps, process.settings, strength))
     negative = args.negative if args.negative is not None else None if model.zero_negative else ""
-    pictures: list[np.ndarray] = []
+    output = Output(Path(args.output), len(prompts), args.sheet)
+    shared = _settings(args, process)
     for first in range(0, len(prompts), args.batch_size):
         part = prompts[first : first + args.batch_size]
         count = len(part)
@@ -132,11 +135,12 @@ def _paint_all(
         )
         params, wish = put_on_devices(pretrained.params, wish, rows)
         whole = strength >= 1
-        out = paint(model, params, wish, plan, guidance=args.guidance, rescale=args.rescale, whole=whole)
-        pictures += list(out[:count])
-    shared = _settings(args, process) | dict(size=list(pictures[0].shape[1::-1]))
-    told = [dict(shared, prompt=prompt, index=index) for index, prompt in enumerate(prompts)]
-    return save_pictures(pictures, [json.dumps(one) for one in told], Path(args.output), args.sheet)
+        out = paint(
+            model, params, wish, plan, guidance=args.guidance, rescale=args.rescale, whole=whole, tile=args.tile
+        )
+        for index, one in enumerate(out[:count], first):
+            output.write(index, one, dict(shared, size=list(one.shape[1::-1]), prompt=prompts[index], index=index))
+    return output.finish()
 
 
 def _settings(args: argparse.Namespace, process: "Process") -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import argparse
 import io
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,27 +111,43 @@ def put_on_devices(params: Any, wish: Any, rows: int) -> tuple[Any, Any]:
     return jax.device_put(params, whole), jax.device_put(wish, batch_sharding(mesh))
 
 
-def save_pictures(
-    pictures: Sequence[np.ndarray], told: Sequence[str], output: Path, sheet: str | None = None
-) -> list[Path]:
-    """Writes uint8 pictures [H, W, 3], each with what is `told` of it, and the sheet; returns every path."""
-    from jvlm.cli.encoding import write_file
+class Output:
+    """The files of `count` pictures, each written as soon as it is painted; of several, OUT-0000.png and on.
 
-    paths = [output]
-    if len(pictures) > 1:
-        paths = [output.with_name(f"{output.stem}-{index:04d}{output.suffix}") for index in range(len(pictures))]
-    for path, picture, text in zip(paths, pictures, told, strict=True):
-        write_file(path, _png(picture, text))
-    if sheet is None:
-        return paths
-    columns = math.ceil(math.sqrt(len(pictures)))
-    height, width, _ = pictures[0].shape
-    page = np.full((math.ceil(len(pictures) / columns) * height, columns * width, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = index // columns * height, index % columns * width
-        page[top : top + height, left : left + width] = picture
-    write_file(Path(sheet), _png(page, "[" + ", ".join(told) + "]"))
-    return [*paths, Path(sheet)]
+    A sheet holds all of them, so they are kept for it alone.
+    """
+
+    def __init__(self, output: Path, count: int, sheet: str | None = None) -> None:
+        self._sheet = None if sheet is None else Path(sheet)
+        self._kept: list[tuple[np.ndarray, str]] = []
+        self.paths = [output]
+        if count > 1:
+            self.paths = [output.with_name(f"{output.stem}-{index:04d}{output.suffix}") for index in range(count)]
+
+    def write(self, index: int, picture: np.ndarray, told: dict[str, Any]) -> None:
+        """Writes a uint8 picture [H, W, 3] with what is `told` of it."""
+        from jvlm.cli.encoding import write_file
+
+        text = json.dumps(told)
+        write_file(self.paths[index], _png(picture, text))
+        if self._sheet is not None:
+            self._kept.append((picture, text))
+
+    def finish(self) -> list[Path]:
+        """Writes the sheet; every path."""
+        from jvlm.cli.encoding import write_file
+
+        if self._sheet is None:
+            return self.paths
+        pictures, told = zip(*self._kept)
+        columns = math.ceil(math.sqrt(len(pictures)))
+        height, width, _ = pictures[0].shape
+        page = np.full((math.ceil(len(pictures) / columns) * height, columns * width, 3), 255, np.uint8)
+        for index, picture in enumerate(pictures):
+            top, left = index // columns * height, index % columns * width
+            page[top : top + height, left : left + width] = picture
+        write_file(self._sheet, _png(page, "[" + ", ".join(told) + "]"))
+        return [*self.paths, self._sheet]
 
 
 def _png(picture: np.ndarray, told: str) -> bytes:

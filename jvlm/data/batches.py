@@ -1,6 +1,7 @@
 """One batch by its number: reads, decodes, tokenizes, and turns what is bad into placeholders. Nothing is raised."""
 
 import dataclasses
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class BatchMaker:
     `offset` on. Positions from `stop` on are placeholders with index -1 (the last, partial batch of an evaluation).
     `captions`: how many captions of each sample, 1 gives tokens [B, T], more [B, captions, T] and `caption_weight`.
     `augment=None` is the evaluation's preprocessing; without `seed` the first caption is taken, with it a random one.
+    With `moments` the samples hold arrays of this shape, as an autoencoder made them, instead of pictures.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class BatchMaker:
     label: bool = False
     captions: int = 1
     max_bytes: int = image_ops.MAX_DECODED_BYTES
+    moments: tuple[int, int, int] | None = None
 
     def __call__(self, number: int) -> dict[str, Any]:
         batch = self.empty()
@@ -73,7 +76,9 @@ class BatchMaker:
             "weight": np.zeros(self.count, np.float32),
             "index": np.full(self.count, -1, np.int64),
         }
-        if image:
+        if self.moments:
+            batch["moments"] = np.zeros((self.count, *self.moments), np.float32)
+        elif image:
             batch["image"] = np.zeros((self.count, *image.size, 3), np.float32)
         if text:
             blank = self.processor.texts([""])[0]
@@ -103,7 +108,9 @@ class BatchMaker:
                 raise BadSample(f"{sample.key or index}: no label", "missing label")
             batch["label"][row] = sample.label
         spec = self.processor.image
-        if spec:
+        if self.moments:
+            batch["moments"][row] = stored_moments(sample, self.moments)
+        elif spec:
             try:
                 if self.augment is None:
                     picture = image_ops.read_picture(sample.image, spec.style, self.max_bytes)
@@ -126,3 +133,14 @@ class BatchMaker:
         for key, values in one.items():
             if key != "index":
                 batch[key][row] = values[0]
+
+
+def stored_moments(sample: Sample, shape: tuple[int, int, int]) -> np.ndarray:
+    """The array in a sample's `.npy` member. BadSample where there is none of `shape`."""
+    try:
+        found = np.load(io.BytesIO(sample.image), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSample(f"{sample.key}: no array of latents ({error})", "broken latents") from error
+    if found.shape != shape:
+        raise BadSample(f"{sample.key}: latents {list(found.shape)}, the model's are {list(shape)}", "other latents")
+    return found

@@ -12,7 +12,8 @@ from jvlm.core.errors import UserError
 from jvlm.data import tar_index
 from jvlm.data.sources import BadSample, Sample, Source, find_files
 
-KINDS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
+KINDS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp",
+         b"\x93NUMPY": "npy"}  # fmt: skip
 
 
 def pack(source: Source, folder: str, shard_bytes: int = 256 * 2**20) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from jvlm.data import tar_index
 from jvlm.data.byte_ranges import RangeReader
 from jvlm.data.sources import BadSample, Sample, captions_of, digest, find_files, label_of
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "npy")
+"""Members that a sample's `image` is taken from; `npy` holds what an autoencoder made of it."""
 
 
 class TarSource:

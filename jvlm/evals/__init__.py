@@ -1,7 +1,7 @@
 """Every evaluator, by the name that a suite's or a configuration's `evaluator` uses; imported when it is made.
 
-An evaluator is made from plain fields and called with an `Encoder`, those of answers with an `Answerer`; it returns
-`{metric: Score}`. ConfigError names a field that it does not have.
+An evaluator is made from plain fields and called with an `Encoder`, those of answers with an `Answerer`, those of
+painted pictures with a `Painter`; it returns `{metric: Score}`. ConfigError names a field that it does not have.
 """
 
 from collections.abc import Callable
@@ -64,6 +64,24 @@ def _perplexity(**fields: Any) -> Callable[..., Any]:
     return build.call(Perplexity, fields, "evaluator 'perplexity'")
 
 
+def _clip_score(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.clip_score import ClipScore
+
+    return build.call(ClipScore, fields, "evaluator 'clip_score'")
+
+
+def _distribution(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.distribution import Distribution
+
+    return build.call(Distribution, fields, "evaluator 'distribution'")
+
+
+def _reconstruction(**fields: Any) -> Callable[..., Any]:
+    from jvlm.evals.reconstruction import Reconstruction
+
+    return build.call(Reconstruction, fields, "evaluator 'reconstruction'")
+
+
 EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
     "retrieval": _retrieval,
     "nearest_pixels": _nearest_pixels,
@@ -74,4 +92,7 @@ EVALUATORS: dict[str, Callable[..., Callable[..., Any]]] = {
     "exact_match": _exact_match,
     "multiple_choice": _multiple_choice,
     "perplexity": _perplexity,
+    "clip_score": _clip_score,
+    "distribution": _distribution,
+    "reconstruction": _reconstruction,
 }

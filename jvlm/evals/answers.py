@@ -20,7 +20,7 @@ class VqaAccuracy:
     `chance` is what the most common answer to a type's questions scores when it is given to all of them.
     """
 
-    asks: ClassVar[bool] = True
+    subject: ClassVar[str] = "answerer"
 
     data: Data
     limit: int | None = None
@@ -39,7 +39,7 @@ class ExactMatch:
     `chance` as in `VqaAccuracy`.
     """
 
-    asks: ClassVar[bool] = True
+    subject: ClassVar[str] = "answerer"
 
     data: Data
     limit: int | None = None

@@ -18,7 +18,10 @@ from jvlm.data.image_ops import Picture
 from jvlm.data.processor import Processor
 from jvlm.evals.placement import local_rows, place
 from jvlm.evals.samples import Pictures
+from jvlm.models.autoencoder import Autoencoder
 from jvlm.models.dual_encoder import DualEncoder, normalize
+from jvlm.models.vq import Quantizing
+from jvlm.tasks.autoencoding import reconstructing
 from jvlm.tasks.contrastive import Contrastive
 
 # Batches whose results have not been read back: enough to keep a device busy, few enough to keep memory flat.
@@ -70,7 +73,9 @@ class Encoder:
 
         UserError names what cannot be read; with `failures` that is noted there by number instead, and its row is NaN.
         """
+        return self._images("image", pictures, failures)
 
+    def _images(self, name: str, pictures: Sequence[Picture], failures: dict[int, str] | None) -> np.ndarray:
         def row(at: int) -> np.ndarray:
             picture = pictures[at]
             try:
@@ -81,10 +86,14 @@ class Encoder:
                     return np.full((*self.processor.image.size, 3), np.nan, np.float32)
                 if not isinstance(picture, bytes):
                     raise  # a path is in the message already
-                name = pictures.keys[at] if isinstance(pictures, Pictures) else f"number {at}"
-                raise UserError(f"{name}: {error}") from error
+                key = pictures.keys[at] if isinstance(pictures, Pictures) else f"number {at}"
+                raise UserError(f"{key}: {error}") from error
 
-        return self._encode("image", len(pictures), row)
+        return self._encode(name, len(pictures), row)
+
+    def reconstructions(self, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures [n, H, W, 3] as the model takes them, and as an autoencoder gives them back."""
+        return self.processor.images(pictures), self._images("reconstruction", pictures, None)
 
     def texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "m E"]:
         """Unit embeddings of texts."""
@@ -127,7 +136,7 @@ class Encoder:
 
     def _width(self, name: str) -> int:
         """E, without computing anything."""
-        if name == "image":
+        if name != "text":
             assert self.processor.image is not None, "a model with an image tower has image preprocessing"
             like = jax.ShapeDtypeStruct((1, *self.processor.image.size, 3), np.float32)
         else:
@@ -171,6 +180,8 @@ def predict_fns(model: Any) -> dict[str, Predict]:
     """What embeds with `model`, by the name of the side."""
     if isinstance(model, DualEncoder):
         return Contrastive(model).predict_fns()
+    if isinstance(model, Autoencoder | Quantizing):
+        return reconstructing(model)
     if not hasattr(model, "image_size"):
         raise UserError(f"{type(model).__name__} has neither picture nor text embeddings; give a dual encoder")
 

@@ -1,4 +1,4 @@
-"""What a report shows of a retrieval: small pictures, texts and their similarities, as plain arrays."""
+"""What a report shows of a retrieval or of painted pictures, as plain arrays."""
 
 import io
 from typing import Any
@@ -9,7 +9,9 @@ from PIL import Image
 
 from jvlm.core.files import absolute, write_atomic
 from jvlm.data.image_ops import read_picture
+from jvlm.evals.clip_score import Judged, prompt_ranks
 from jvlm.evals.retrieval import Embedded
+from jvlm.evals.samples import evenly
 
 THUMBNAIL = 48
 
@@ -20,15 +22,26 @@ def retrieval_examples(embedded: Embedded, limit: int = 400) -> dict[str, np.nda
     At most `limit` pictures, evenly spaced, and of their texts at most as many.
     """
     pairs, zimg, ztxt = embedded
-    rows = _evenly(len(zimg), limit)
+    rows = evenly(len(zimg), limit)
     columns = np.flatnonzero(np.isin(pairs.text_ids, pairs.image_ids[rows]))
-    columns = columns[_evenly(len(columns), limit)]
+    columns = columns[evenly(len(columns), limit)]
     return dict(
         similarity=(zimg[rows] @ ztxt[columns].T).astype(np.float32),
         thumbnail=np.stack([thumbnail(pairs.samples.pictures[int(row)]) for row in rows]),
         text=np.asarray([pairs.texts[column] for column in columns]),
         image_id=pairs.image_ids[rows].astype(np.int64),
         text_id=pairs.text_ids[columns].astype(np.int64),
+    )
+
+
+def painted_examples(judged: Judged, candidates: int) -> dict[str, np.ndarray]:
+    """`sample` [n, H, W, 3] uint8, `prompt` [n], the judge's cosine `score` [n] and the prompt's `rank` [n], from 1."""
+    similarity = judged.zimg.astype(np.float64) @ judged.ztxt.T.astype(np.float64)
+    return dict(
+        sample=judged.pictures,
+        prompt=np.asarray(judged.prompts),
+        score=similarity.diagonal().astype(np.float32),
+        rank=prompt_ranks(similarity, candidates)[0] + 1,
     )
 
 
@@ -48,7 +61,3 @@ def save_examples(folder: epath.PathLike, suite: str, arrays: dict[str, np.ndarr
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomic(folder / f"{suite}.npz", buffer.getvalue())
-
-
-def _evenly(count: int, limit: int) -> np.ndarray:
-    return np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).round().astype(int)

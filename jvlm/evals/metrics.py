@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+UNSCALED = ("perplexity", "psnr", "fid", "kid")
+"""Metrics that are no fractions: shown as they are. A name may go on after an underscore."""
 Z95 = 1.959963984540054
 RESAMPLES = 2000
 BLIND_SEED = 0
@@ -15,7 +17,7 @@ BLIND_SEED = 0
 
 @dataclass(frozen=True)
 class Score:
-    """A fraction in 0..1 with its 95 % interval, beside what guessing gives and what the model gives blind.
+    """A fraction in 0..1, or a value of `UNSCALED`, with its 95 % interval, beside guessing and the model blind.
 
     `blind` is the same metric recomputed with the pictures shuffled among the samples; `n` counts queries.
     """
@@ -32,6 +34,11 @@ class Score:
 
     def with_blind(self, blind: "Score") -> "Score":
         return replace(self, blind=blind.value)
+
+
+def shown(metric: str, value: float) -> str:
+    """A score as people read it: per cent, or a number with two decimals."""
+    return f"{value:.2f}" if metric.partition("_")[0] in UNSCALED else f"{100 * value:.1f}"
 
 
 @dataclass(frozen=True)

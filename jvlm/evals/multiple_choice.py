@@ -23,7 +23,7 @@ class MultipleChoice:
     there are choices.
     """
 
-    asks: ClassVar[bool] = True
+    subject: ClassVar[str] = "answerer"
 
     data: Data
     choices: Sequence[str] | None = None

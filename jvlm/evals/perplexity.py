@@ -20,7 +20,7 @@ class Perplexity:
     The interval draws pictures with replacement. Chance is the size of the vocabulary: every token as likely.
     """
 
-    asks: ClassVar[bool] = True
+    subject: ClassVar[str] = "answerer"
 
     data: Data
     limit: int | None = None

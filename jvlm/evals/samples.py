@@ -100,3 +100,8 @@ def read_samples(data: Data, keys: Sequence[str] | None = None) -> Samples:
             raise UserError(f"the data has no single sample {key!r}{problem}")
         chosen += at
     return samples.take(chosen)
+
+
+def evenly(count: int, limit: int) -> np.ndarray:
+    """At most `limit` of `count` places, evenly spaced, ascending."""
+    return np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).round().astype(int)

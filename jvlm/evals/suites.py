@@ -16,12 +16,15 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Suite:
-    """`fields` of an evaluator; `user_data` says that they come from the folder given with `--data`."""
+    """`fields` of an evaluator; `user_data` says that they come from the folder given with `--data`, `judged` is the
+    one that `--judge` gives.
+    """
 
     evaluator: str
     fields: Callable[[Path], Fields]
     about: str
     user_data: bool = False
+    judged: str | None = None
 
 
 def _emoji(*splits: str) -> Fields:
@@ -66,6 +69,22 @@ SUITES: dict[str, Suite] = {
     "conversations": Suite(
         "exact_match", lambda d: dict(data=questions(d)), "DIR/*.json or .jsonl: asked, answered", True
     ),
+    "clip_score_emoji": Suite(
+        "clip_score", lambda _: dict(data=_emoji("style")), "400 trained emoji painted from their names", judged="judge"
+    ),
+    "distribution_emoji": Suite(
+        "distribution", lambda _: dict(data=_emoji("style")), "the same as a whole, beside their art", judged="features"
+    ),
+    "reconstruction_emoji": Suite(
+        "reconstruction", lambda _: dict(data=_emoji("style")), "the held-out style, given back by an autoencoder"
+    ),
+    "clip_score": Suite(
+        "clip_score", lambda d: dict(data=user_data(d)), "DIR: captions, painted", user_data=True, judged="judge"
+    ),
+    "distribution": Suite(
+        "distribution", lambda d: dict(data=user_data(d)), "DIR: captions, painted", user_data=True, judged="features"
+    ),
+    "reconstruction": Suite("reconstruction", lambda d: dict(data=user_data(d)), "DIR: pictures", user_data=True),
     "retrieval": Suite("retrieval", lambda d: dict(data=user_data(d)), "DIR or table: pictures with captions", True),
     "zero_shot": Suite("zero_shot", lambda d: dict(data=user_data(d)), "DIR/CLASS/PICTURE, or labelled shards", True),
     "linear_probe": Suite("linear_probe", _train_test, "DIR/train and DIR/test, each as for zero_shot", True),
@@ -108,14 +127,16 @@ def questions(folder: Path) -> Fields:
     return {"name": "instructions", "path": str(files[0])}
 
 
-def make_evaluator(name: str, data: str | None = None) -> Callable[..., Any]:
-    """The evaluator of a suite. ConfigError for an unknown suite, or for `data` missing or not taken."""
+def make_evaluator(name: str, data: str | None = None, judge: str | None = None) -> Callable[..., Any]:
+    """The evaluator of a suite. ConfigError for an unknown suite, or for `data` or `judge` missing or not taken."""
     suite = build.lookup(SUITES, name, "suite")
     if suite.user_data and data is None:
         raise ConfigError(f"suite {name!r} needs --data DIR ({suite.about})")
     if data is not None and not suite.user_data:
         raise ConfigError(f"suite {name!r} brings its own data; leave --data away")
-    fields = suite.fields(Path(data or "."))
+    if suite.judged and judge is None:
+        raise ConfigError(f"suite {name!r} needs --judge DIR, such as a CLIP ({suite.about})")
+    fields = suite.fields(Path(data or ".")) | ({suite.judged: judge} if suite.judged else {})
     return build.call(build.lookup(EVALUATORS, suite.evaluator, "evaluator"), fields, f"evaluator {suite.evaluator!r}")
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from jvlm.core.types import Leaf
 from jvlm.generate.diffusion import guided, run, start
 from jvlm.generate.steps import Plan
+from jvlm.generate.tiles import tiled
 from jvlm.models.latent_diffusion import Condition, LatentDiffusion
 
 
@@ -40,16 +41,22 @@ def paint(
     guidance: float = 7.5,
     rescale: float = 0.0,
     whole: bool = True,
+    tile: int | None = None,
 ) -> UInt8[np.ndarray, "B H W 3"]:
     """The pictures of a `Wish`. `plan` is the sampler's; `guidance` of at most 1 takes the text's prediction alone.
 
-    `whole`: the plan starts from noise; else, with strength below 1, from the wish's noised picture.
+    `whole`: the plan starts from noise; else, with strength below 1, from the wish's noised picture. Pictures with a
+    side of more than `tile` pixels are decoded in tiles of that size.
     """
     teaches = guidance > 1 and model.unet.guidance_dim is None
     if not plan.stochastic:
         wish = wish.replace(keys=None)
     latents = draw(model, params, wish, plan, jnp.float32(guidance), jnp.float32(rescale), teaches, whole)
-    image = np.asarray(decode(model, params, latents))
+    factor = model.vae.factor
+    if tile is not None and max(latents.shape[1:3]) * factor > tile:
+        image = tiled(functools.partial(decode, model, params), latents, tile // factor, factor)
+    else:
+        image = np.asarray(decode(model, params, latents))
     return np.round(np.clip(image / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
 
 

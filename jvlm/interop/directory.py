@@ -8,6 +8,7 @@ from typing import Any
 from jvlm.core.errors import UserError
 from jvlm.interop import big_vision, gguf_model, native, open_clip, open_clip_directory
 from jvlm.interop.diffusers import directory as diffusers
+from jvlm.interop.diffusers import single_file
 from jvlm.interop.diffusers.component import holds_component
 from jvlm.interop.hf import directory as hf
 from jvlm.interop.pretrained import Pretrained
@@ -24,11 +25,15 @@ transformers with quantized kernels packed."""
 
 
 def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
-    """The model of a transformers, diffusers or open_clip directory, of a folder with one `.gguf` or of a `.npz`.
+    """The model of a transformers, diffusers or open_clip directory, of a folder with one `.gguf`, or of a file.
+
+    A file is a big_vision `.npz` or a `.safetensors` with a whole Stable Diffusion.
 
     `dtype` None keeps what is stored. With `placement` (mesh, sharding rules) every host reads only its own shards.
     Raises UserError naming a missing file, an unknown model type, or the tensor that does not fit.
     """
+    if path.suffix == ".safetensors":
+        return single_file.load(path, dtype=dtype, placement=placement)
     if path.suffix == ".npz":
         return big_vision.load(path, dtype=dtype, placement=placement)
     if (path / diffusers.INDEX).is_file() or holds_component(path):

@@ -227,11 +227,18 @@ def rules(model: DualEncoder) -> list[Rule]:
         *_blocks("visual.transformer", "image_tower/blocks"),
         *norm("visual.ln_post", "image_tower/norm"),
         rule("visual.proj", "image_proj/kernel"),
+        *text_rules(),
+    ]
+
+
+def text_rules(projection: str = "text_proj/kernel") -> list[Rule]:
+    """The text tower and its `projection`."""
+    return [
         rule("token_embedding.weight", "text_tower/token_embed/embedding"),
         rule("positional_embedding", "text_tower/pos_embed"),
         *_blocks("transformer", "text_tower/blocks"),
         *norm("ln_final", "text_tower/norm"),
-        rule("text_projection", "text_proj/kernel"),
+        rule("text_projection", projection),
     ]
 
 

@@ -50,6 +50,8 @@ def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIter
     options = dict(run.config.get("pipeline") or {})
     augment = build.call(Augment, tuples(options.pop("augment", None) or {}), "pipeline.augment")
     more = dict(processor=run.processor, augment=augment, label="label" in run.batch)
+    if "moments" in run.batch:
+        more["moments"] = run.batch["moments"].shape[1:]
     return _iterate(make_train_iterator, run.config, options, position, counters, more)
 
 

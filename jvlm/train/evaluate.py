@@ -1,20 +1,23 @@
 """Evaluations of a run: the suites of its configuration, when they are due, and what they found."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
 from jvlm.core import build
-from jvlm.core.errors import ConfigError
+from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.files import write_json
 from jvlm.evals import EVALUATORS
 from jvlm.evals.answering import ModelAnswerer
 from jvlm.evals.encoder import Encoder, ends_by_itself
-from jvlm.evals.score import asks, score
+from jvlm.evals.painter import Painter
+from jvlm.evals.score import Subject, score, subject_of
 from jvlm.evals.suites import make_evaluator
 from jvlm.generate.prompts import ends
+from jvlm.train.pretrained import load
 from jvlm.train.report import write_report
 from jvlm.train.setup import Run
 from jvlm.train.state import TrainState
@@ -43,6 +46,7 @@ class Evaluations:
         self._run, self._folder = run, folder
         self._suites = {name: evaluator_of(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
         self._every = run.config.get("eval_every", 0)
+        self._tower = functools.cache(load_tower)
 
     def due(self, step: int) -> bool:
         """Whether to evaluate after `step`; the last step is `finish`'s."""
@@ -52,17 +56,21 @@ class Evaluations:
         """Scores of every suite, written to the metrics and returned as plain values."""
         if not self._suites:
             return {}
-        subjects = {
-            kind: self._answerer(state) if kind else self._encoder(state)
-            for kind in set(map(asks, self._suites.values()))
-        }
+        makers: dict[str, Callable[[TrainState], Subject]] = dict(
+            encoder=self._encoder, reconstructor=self._encoder, answerer=self._answerer, painter=self._painter
+        )
+        subjects = {kind: makers[kind](state) for kind in set(map(subject_of, self._suites.values()))}
         folder = self._folder / "report"
-        results = {name: score(name, suite, subjects[asks(suite)], folder) for name, suite in self._suites.items()}
+        results = {
+            name: score(name, suite, subjects[subject_of(suite)], folder, step) for name, suite in self._suites.items()
+        }
         record = {f"{name}/{metric}": s["value"] for name, scores in results.items() for metric, s in scores.items()}
         writers.write({"step": step, **record})
         for name, scores in results.items() if step < self._run.config["steps"] else ():
             shown = "  ".join(f"{metric} {found['value']:.3f}" for metric, found in scores.items())
             terminal.say(f"step {step}  {name}  {shown}")
+        if step < self._run.config["steps"] and jax.process_index() == 0:
+            write_report(self._folder)
         return results
 
     def _encoder(self, state: TrainState) -> Encoder:
@@ -81,6 +89,10 @@ class Evaluations:
         stops = ends(published, {}, processor.tokenizer) if processor.tokenizer else []
         return ModelAnswerer(self._run.model, variables(state), processor, stops, unrolled=False)
 
+    def _painter(self, state: TrainState) -> Painter:
+        run = self._run
+        return Painter(run.model, variables(state), run.processor, self._tower, run.mesh, rules=run.rules)
+
     def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
         """The evaluation at the end of a run, also as `results.json`, and the report."""
         results = self.run(state, step, writers, terminal)
@@ -88,6 +100,14 @@ class Evaluations:
             if results:
                 write_json(self._folder / "results.json", results)
             write_report(self._folder)
+
+
+def load_tower(directory: str) -> Encoder:
+    """The model in `directory` as what looks at painted pictures. UserError where it takes none."""
+    found = load(directory)
+    if found.processor.image is None:
+        raise UserError(f"{directory}: the directory has no image preprocessing; give a vision tower or a CLIP")
+    return Encoder.for_model(found.model, {"params": found.params, **found.state}, found.processor)
 
 
 def variables(state: TrainState) -> dict[str, Any]:

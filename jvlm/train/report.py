@@ -11,8 +11,10 @@ import numpy as np
 from etils import epath
 
 from jvlm.core.files import absolute, write_atomic
+from jvlm.evals.metrics import shown
 from jvlm.train.plots import Series, line_chart, number, smooth
 from jvlm.train.report_retrieval import retrieval_section
+from jvlm.train.report_samples import painted, samples_section
 from jvlm.train.report_style import STYLE
 
 # Curves that a report always shows first: key of metrics.jsonl, title, label of its axis.
@@ -43,6 +45,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         facts(config, status, records),
         section("Results", results_tables(results), _RESULTS_NOTE),
         section("Training", curves(records)),
+        section("Painted", "".join(samples_section(name, steps) for name, steps in painted(folder / "report").items())),
         section("Retrieval", "".join(retrieval_section(name, arrays) for name, arrays in examples(folder / "report"))),
         section("Configuration", f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>" if config else ""),
     ]
@@ -196,7 +199,7 @@ def _score_row(metric: str, score: Mapping[str, Any], baseline: Mapping[str, Any
     def percent(value: Any) -> str:
         if not _finite(value):
             return "-"
-        return f"{value:.2f}" if metric.startswith("perplexity") else f"{100 * value:.1f}"
+        return shown(metric, value)
 
     base = baseline.get("value") if baseline else None
     cells = [

@@ -7,6 +7,12 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --bg: #14171c; --fg: #e5e9ef; --soft: #98a3b1; --rule: #2d343e;
   --card: #1b2027; --good: #63d29b; --good-bg: #173627; --bad: #ff8a7d; --band: #2c4677;
   --s0: #6ea3ff; --s1: #ff9b66; --s2: #52cfa6; --s3: #c896ea; --s4: #e0b84a; --s5: #f07ba5; } }
+.painted { display: flex; flex-wrap: wrap; gap: 8px 6px; margin: 4px 0; align-items: flex-start; }
+.painted figure { border: 0; padding: 0; background: none; width: 84px; text-align: center; }
+.painted img { width: 72px; height: 72px; border: 2px solid transparent; image-rendering: auto; }
+.painted .right img { border-color: var(--good); } .painted.small figure { width: 52px; }
+.painted.small img { width: 48px; height: 48px; } .painted b { width: 84px; color: var(--soft); font-size: 12.5px; }
+.painted figcaption { font-weight: 400; font-size: 11.5px; line-height: 1.25; margin: 2px 0 0; color: var(--soft); }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 28px 22px 60px; background: var(--bg); color: var(--fg);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }

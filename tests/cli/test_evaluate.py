@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jvlm.core.errors import ConfigError
 from jvlm.evals import suites
 from jvlm.evals.suites import SUITES, Suite
 from tests.cli.directories import run_error, run_json
@@ -56,7 +57,9 @@ def test_the_demo_s_suites_have_their_sizes() -> None:
     assert (len(concepts.samples), len(concepts.texts)) == (250, 50)
     for name, suite in SUITES.items():
         if not suite.user_data:
-            suites.make_evaluator(name)
+            suites.make_evaluator(name, judge="clip" if suite.judged else None)
+    with pytest.raises(ConfigError, match="needs --judge DIR"):
+        suites.make_evaluator("clip_score_emoji")
 
 
 @pytest.mark.usefixtures("small")

@@ -97,6 +97,24 @@ def test_the_report_stands_alone_and_holds_everything(workdir: Path) -> None:
     assert sum("find their" in word for word in page.words) == 4
 
 
+def test_painted_pictures_are_shown_with_how_they_came_to_be(workdir: Path) -> None:
+    rng = np.random.default_rng(0)
+    for step in (10, 80):
+        arrays = dict(
+            sample=rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8),
+            prompt=np.asarray(["a <dog>", "two", "three"]),
+            score=np.asarray([0.5, 0.25, 0.1], np.float32),
+            rank=np.asarray([1, 7, 1]),
+        )
+        save_examples(folder := workdir / "report", f"painted@{step:08d}", arrays)
+    save_examples(folder, "other@0001", dict(sample=arrays["sample"]))
+    page = Page(Path(write_report(workdir)).read_text())
+    words = " ".join(page.words)
+    assert "painted, step 80" in words and "step 10" in page.words and "a <dog>" in page.words
+    assert "3 prompts, 2 of them ranked first" in words
+    assert "other" not in words
+
+
 def test_an_empty_workdir_gives_a_page_and_broken_files_are_passed_over(tmp_path: Path) -> None:
     Page(Path(write_report(tmp_path)).read_text())
     for name in ("config.json", "status.json", "results.json", "metrics.jsonl"):

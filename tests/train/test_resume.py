@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from jvlm.checkpoint.parts import read_parts
-from tests.train.cases import finish, losses, start
+from jvlm.train.config import load_config
+from jvlm.train.loop import train
+from tests.train.cases import ROOT, finish, losses, start
 
 STEPS = 24
 PARTS = ("params", "opt_state", "guard")
@@ -74,3 +76,23 @@ def test_resumed_on_fewer_devices_sees_the_same_samples(uninterrupted: Path, tmp
     whole, resumed = losses(uninterrupted), losses(workdir)
     steps = range(5, STEPS + 1)
     np.testing.assert_allclose([resumed[s] for s in steps], [whole[s] for s in steps], atol=1e-5, rtol=0)
+
+
+def test_a_diffusion_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Its average, its frozen parts and what each step draws included."""
+    small = [f"model.unet.{field}" for field in ("widths=[16]", "depths=[1]", "num_heads=[2]")]
+    small += [f"model.vae.{field}" for field in ("widths=[8]", "image_size=8")]
+    config = load_config(
+        str(ROOT / "configs" / "ldm_tiny_emoji_pretrain.py") + ":tiny", [*small, "checkpoint={'keep_last': 9}"]
+    )
+    train(config, str(tmp_path / "whole"), quiet=True)
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "00000002", tmp_path / "again" / "checkpoints" / "00000002")
+    train(config, str(tmp_path / "again"), quiet=True)
+    parts = (*PARTS, "average", "frozen", "state")
+    one, other = (read_parts(tmp_path / name / "checkpoints", parts) for name in ("whole", "again"))
+    assert one.step == other.step == 4 and one.meta == other.meta
+    assert jax.tree.structure(one.tree) == jax.tree.structure(other.tree)
+    jax.tree.map(np.testing.assert_array_equal, one.tree, other.tree)
+    whole, again = losses(tmp_path / "whole"), losses(tmp_path / "again")
+    assert [again[step] for step in (3, 4)] == [whole[step] for step in (3, 4)]
+    assert len(set(whole.values())) == 4
