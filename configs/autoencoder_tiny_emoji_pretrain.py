@@ -2,7 +2,8 @@
 
     jvlm train --config configs/autoencoder_tiny_emoji_pretrain.py --workdir runs/emoji-autoencoder
 
-Hardware: two CPU cores. Duration: not measured yet. Metric: absolute error of the picture: not measured yet.
+Hardware: two CPU cores. Duration: 211 s of steps, others on the machine beside it. Metric: mean absolute error
+of training pictures in -1..1: 0.10.
 
 32 pixels to 8 x 8 latents (arXiv:2112.10752, section 3.1). The latents then go to shards, which the second stage reads:
 

@@ -2,7 +2,10 @@
 
     jvlm train --config configs/ldm_tiny_emoji_pretrain.py --workdir runs/emoji-diffusion
 
-Hardware: two CPU cores. Duration: not measured yet. Metric: clip_score_emoji: not measured yet.
+Hardware: two CPU cores. Duration: 18.6 minutes, autoencoder and compilation included and the demo not, with one of the
+cores mostly taken by others; 19.4 minutes of CPU time. Metric, 100 names of the demo's emoji (clip_score_emoji): 0.58
+under the demo's CLIP, 0.493 (0.461 to 0.526) above shuffled prompts; the right one of 100 among its first 10 for 94 %.
+That run was interrupted after 506 steps, of 2,400 then planned, and went on with 1,200.
 
 `make emoji-diffusion` is the whole of it: `make demo`, whose text tower it listens to and whose CLIP judges its
 pictures, then `autoencoder_tiny_emoji_pretrain.py`, whose header says how its latents get into shards.
@@ -16,10 +19,10 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.seed = 0
-    config.steps = 4 if tiny else 2800
+    config.steps = 4 if tiny else 1200
     config.batch_size = 16 if tiny else 32
     config.checkpoint_every = 2 if tiny else 1_000
-    config.eval_every = 1_000
+    config.eval_every = 400
     config.log_every = 1 if tiny else 10
     config.init = "vae=runs/emoji-autoencoder,text/text_tower=runs/demo#text_tower"
     config.export = "" if tiny else "diffusers"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import embedding, painting, pairs, train_step
+from benchmarks import embedding, pairs, train_step
 
 RATES = {"jvlm_s", "torch_s", "ratio", "lowest", "highest"}
 
@@ -46,13 +46,6 @@ def test_all_sides_embed_alike() -> None:
         for work in report[rival]:
             assert_measured(report[rival][work])
             assert report[rival][work]["largest_difference"] < 1e-4, (rival, work)
-
-
-def test_both_sides_paint_alike() -> None:
-    report = painting.measure("toy", 16, steps=2, repeats=1, cores=1)
-    for part in painting.PARTS:
-        assert_measured(report[part])
-        assert report[part]["largest_difference"] < 1e-4, part
 
 
 @pytest.mark.parametrize("name", ["demo", "small", "toy", "ViT-B/32"])

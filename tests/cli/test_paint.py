@@ -13,6 +13,7 @@ from PIL import Image
 import jvlm
 from jvlm.cli.main import main
 from jvlm.core.errors import UserError
+from jvlm.generate import painting
 from tests.cli.pipelines import PIPELINES
 from tests.interop import directories
 from tests.notebook_cells import execute
@@ -126,6 +127,23 @@ def test_the_notebook_paints(first: Saved, tmp_path: Path, monkeypatch: pytest.M
     assert len(sizes) == 1 and (tmp_path / "sheet.png").is_file()
 
 
+def test_pictures_are_written_as_they_are_painted(
+    first: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = iter([np.zeros((2, 8, 8, 3), np.uint8)])
+
+    def paint(*args: Any, **options: Any) -> np.ndarray:
+        if (batch := next(batches, None)) is None:
+            raise UserError("the machine is gone")
+        return batch
+
+    monkeypatch.setattr(painting, "paint", paint)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\nfour")
+    words = ["--model", first.directory, "--prompts", tmp_path / "prompts.txt", "--batch-size", 2, "--steps", 2]
+    assert main(["paint", *map(str, words), "--output", str(tmp_path / "out.png")]) == 1
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out-0000.png", "out-0001.png"]
+
+
 def test_what_the_mask_leaves_is_the_picture(first: Saved, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / "in.png")
@@ -153,6 +171,7 @@ def test_what_the_mask_leaves_is_the_picture(first: Saved, tmp_path: Path) -> No
         (["--sampler", "dimd"], 2, "'dimd' is unknown; did you mean 'ddim'"),
         (["--steps", "1001"], 2, "1001 steps"),
         (["--mask", "F"], 2, "need the --image"),
+        (["--tile", "6"], 2, "give a multiple of 8 pixels"),
         (["--latents", "nowhere.npy"], 1, "nowhere.npy: no such file"),
     ],
 )
