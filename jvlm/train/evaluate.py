@@ -94,12 +94,10 @@ class Evaluations:
         return Painter(run.model, variables(state), run.processor, self._tower, run.mesh, rules=run.rules)
 
     def finish(self, state: TrainState, step: int, writers: Writers, terminal: Terminal) -> None:
-        """The evaluation at the end of a run, also as `results.json`, and the report."""
+        """The evaluation at the end of a run, also as `results.json`."""
         results = self.run(state, step, writers, terminal)
-        if jax.process_index() == 0:
-            if results:
-                write_json(self._folder / "results.json", results)
-            write_report(self._folder)
+        if results and jax.process_index() == 0:
+            write_json(self._folder / "results.json", results)
 
 
 def load_tower(directory: str) -> Encoder:

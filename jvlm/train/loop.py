@@ -26,6 +26,7 @@ from jvlm.train.data import make_data, make_source
 from jvlm.train.evaluate import Evaluations, variables
 from jvlm.train.hosts import Watch, check_alike, code_digest, compile_together, leave
 from jvlm.train.pretrained import save as save_pretrained
+from jvlm.train.report import write_report
 from jvlm.train.setup import Run, setup
 from jvlm.train.state import TrainState, initial_state, state_shardings
 from jvlm.train.status import Status, StopNotice
@@ -107,8 +108,10 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 terminal.close()
                 return status.write("preempted", step, notice.reason)
             export(run, state, folder)
-            ended = status.write("finished", step)
             evaluations.finish(state, step, writers, terminal)
+            ended = status.write("finished", step)
+            if jax.process_index() == 0:
+                write_report(folder)
             terminal.close()
             writers.close()
             return ended
@@ -126,13 +129,9 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
 
 
 def whole_run(run: Run, status: Status, folder: epath.Path) -> dict[str, Any] | None:
-    """What `status.json` says of a run that has come to its end, scores and report included; else None."""
+    """What `status.json` says of a run that has come to its end, scores included; else None."""
     ended = status.read() or {}
-    if (
-        ended.get("status") != "finished"
-        or ended["step"] < run.config["steps"]
-        or not (folder / "report.html").exists()
-    ):
+    if ended.get("status") != "finished" or ended["step"] < run.config["steps"]:
         return None
     if jax.process_index() == 0:
         print(f"jvlm train: {folder} has finished; give more --config.steps to go on, another --workdir to begin anew")
