@@ -120,7 +120,8 @@ def line_chart(
     for v, text in zip(marks, labels(marks)):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(v):.1f}" y2="{down(v):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{down(v) + 4:.1f}" text-anchor="end">{text}</text>')
-    marks = ticks(x_low, x_high, 6)
+    whole = all(float(v).is_integer() for v in x)  # steps and layers have no halves
+    marks = [v for v in ticks(x_low, x_high, 6) if not whole or float(v).is_integer()]
     for v, text in zip(marks, labels(marks)):
         parts.append(f'<line class="axis" x1="{across(v):.1f}" x2="{across(v):.1f}" y1="{HEIGHT - BOTTOM}"')
         parts.append(f' y2="{HEIGHT - BOTTOM + 4}"/>')

@@ -41,6 +41,11 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert plots.number(value) == text
 
 
+def test_an_axis_of_steps_has_no_halves() -> None:
+    chart = plots.line_chart({"a": Series([0, 1, 2], [1.0, 2.0, 3.0])}, x_label="layer", y_label="y")
+    assert re.findall(r'text-anchor="middle">([\d.]+)</text>', chart) == ["0", "1", "2"]
+
+
 def test_labels_have_as_many_digits_as_tell_them_apart() -> None:
     assert plots.labels([1.0, 1.5]) == ["1", "1.5"]
     assert plots.labels([14.2925, 14.295, 14.2975]) == ["14.2925", "14.295", "14.2975"]
