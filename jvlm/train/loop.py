@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
             if checkpoints.steps() and (folder / "config.json").exists():
                 check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
-                if ended := whole_run(run, status, folder):
+                if ended := whole_run(run, status, checkpoints, folder):
                     return ended
             state, position, counters = start(run, checkpoints)
             adapter = describe(run, folder)
@@ -128,10 +128,11 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
         raise
 
 
-def whole_run(run: Run, status: Status, folder: epath.Path) -> dict[str, Any] | None:
+def whole_run(run: Run, status: Status, checkpoints: Checkpoints, folder: epath.Path) -> dict[str, Any] | None:
     """What `status.json` says of a run that has come to its end, scores included; else None."""
     ended = status.read() or {}
-    if ended.get("status") != "finished" or ended["step"] < run.config["steps"]:
+    reached = min(ended.get("step", 0), max(checkpoints.steps()))
+    if ended.get("status") != "finished" or reached < run.config["steps"]:
         return None
     if jax.process_index() == 0:
         print(f"jvlm train: {folder} has finished; give more --config.steps to go on, another --workdir to begin anew")

@@ -95,7 +95,7 @@ def test_another_base_is_refused(base: Path, whole: Path, tmp_path: Path) -> Non
         (tmp_path / "run" / "model.json").write_text(json.dumps(described))
         with pytest.raises(UserError, match=named):
             jvlm.load(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds a run with adapter ="):
+    with pytest.raises(ConfigError, match=r"holds a run with adapter\.dropout = 0\.2, this configuration has 0\.3"):
         train(toy_config(*RUN, LORA.replace("2", "3"), f"init={base}"), str(tmp_path / "run"), quiet=True)
 
 
