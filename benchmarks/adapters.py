@@ -11,6 +11,7 @@ shapes. Learning rates were set by hand after a look at two or three for the ful
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -67,15 +68,15 @@ def measure(name: str, base: str, seed: int, steps: int, folder: Path) -> dict[s
     if name == "none":
         with config.unlocked():
             config.optimizer.lr = 0.0
-    train(config, str(workdir), quiet=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        train(config, str(workdir), quiet=True)
     scores = json.loads((workdir / "results.json").read_text())["retrieval_style"]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     times = [line["step_seconds"] for line in lines if "step_seconds" in line][2:]
     return dict(
         r1=statistics.mean(scores[f"{way}_r1"]["value"] for way in ("image_to_text", "text_to_image")),
         r10=statistics.mean(scores[f"{way}_r10"]["value"] for way in ("image_to_text", "text_to_image")),
-        step_s=statistics.median(times) if times else float("nan"),
-    )
+    ) | (dict(step_s=statistics.median(times)) if times else {})
 
 
 def row(name: str, base: str, seeds: int, steps: int, folder: Path) -> dict[str, Any]:
@@ -114,9 +115,10 @@ def main() -> None:
             base = args.quantized if name == "qlora" else args.base
             found = row(name, base, args.seeds, args.steps, Path(folder))
             rows.append(found)
+            step = f"{found['step_s'] * 1e3:.0f}ms" if "step_s" in found else ""
             print(
                 f"{name:<11} {found['r1']:6.3f} {found['r10']:6.3f} {found['trainable']:>9,} {found['share']:>8.3%} "
-                f"{found['step_s'] * 1e3:>6.0f}ms {found['optimizer_bytes'] / 1e6:>9.3f}MB",
+                f"{step:>8} {found['optimizer_bytes'] / 1e6:>9.3f}MB",
                 file=sys.stderr,
             )
     print(json.dumps(dict(steps=args.steps, seeds=args.seeds, rows=rows), indent=1))

@@ -82,19 +82,17 @@ def loaded(path: Path) -> int:
 
 def embedded(path: Path, count: int) -> dict[str, list[list[float]]]:
     """Embeddings of emoji that the receipt is not about."""
-    import numpy as np
-
     import jvlm
     from jvlm.core.sharding import make_mesh
     from jvlm.data import emoji
     from jvlm.evals.encoder import Encoder
-    from jvlm.evals.samples import open_data
+    from jvlm.evals.samples import evenly, open_data
 
     model = jvlm.load(path)
     variables = {"params": model.params, **model.state}
     encoder = Encoder.for_model(model.model, variables, model.processor, mesh=make_mesh())
     shown = open_data({"name": "tar", "paths": [str(shard) for shard in emoji.shards("train")]})
-    samples = [shown[int(at)] for at in np.linspace(0, len(shown) - 1, count)]
+    samples = [shown[int(at)] for at in evenly(len(shown), count)]
     texts = encoder.texts([sample.captions[0] for sample in samples])
     return dict(image=encoder.images([sample.image for sample in samples]).tolist(), text=texts.tolist())
 

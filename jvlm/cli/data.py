@@ -118,6 +118,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _pack(args: argparse.Namespace) -> int:
     from jvlm.core.errors import ConfigError
+    from jvlm.data.check import decoded
     from jvlm.data.pack import index, pack
 
     if args.index:
@@ -127,7 +128,7 @@ def _pack(args: argparse.Namespace) -> int:
     else:
         kind = args.format or conversations.kind_of(Path(args.paths[0]))
         source = open_source(args.paths[:-1], kind, args.images)
-        result = pack(source, args.paths[-1], int(args.shard_mb * 2**20))
+        result = pack(source, args.paths[-1], int(args.shard_mb * 2**20), decoded)
     return _packed(args, result)
 
 

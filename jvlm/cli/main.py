@@ -92,8 +92,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     known = _options(parser)
     # Before argparse, which would rather say what is missing.
     odd = [text for text in given if text.startswith("--") and text != "--" and text.partition("=")[0] not in known]
-    args, rest = (None, odd) if odd else parser.parse_known_args(given)
-    if args is None or rest:
+    args, rest = (argparse.Namespace(), odd) if odd else parser.parse_known_args(given)
+    if rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; {nearest(rest[0].partition('=')[0], known)}")
     if takes:
         args.overrides = [text.removeprefix("--config.") for text in overrides]

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jvlm.data import image_ops
-from jvlm.data.sources import BadSample, Source
+from jvlm.data.sources import BadSample, Sample, Source
 from jvlm.data.tokenizers import Tokenizer
 
 
@@ -37,10 +38,7 @@ def examine(source: Source, index: int, tokenizer: Tokenizer) -> Finding:
         found.tokens = [len(tokenizer.encode(c)) for c in captions]
         if not captions:
             raise BadSample(f"{sample.key or index}: no caption", "empty caption")
-        try:
-            picture = image_ops.read_picture(sample.image)
-        except image_ops.BadPicture as error:
-            raise BadSample(f"{sample.key or index}: {error}", error.cause) from error
+        picture = decoded(sample, index)
         found.height, found.width = picture.height, picture.width
     except BadSample as error:
         found.cause, found.message = error.cause, str(error)
@@ -48,6 +46,14 @@ def examine(source: Source, index: int, tokenizer: Tokenizer) -> Finding:
         found.cause = "read error" if isinstance(error, OSError) else "unexpected error"
         found.message = f"sample {index}: {type(error).__name__}: {error}"
     return found
+
+
+def decoded(sample: Sample, index: int) -> Image.Image:
+    """The picture of a sample, decoded in full as training would; BadSample where it cannot be."""
+    try:
+        return image_ops.read_picture(sample.image)
+    except image_ops.BadPicture as error:
+        raise BadSample(f"{sample.key or index}: {error}", error.cause) from error
 
 
 def check(source: Source, tokenizer: Tokenizer, length: int, shown: int = 10) -> dict[str, Any]:

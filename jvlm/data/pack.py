@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -16,10 +16,13 @@ KINDS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "g
          b"\x93NUMPY": "npy"}  # fmt: skip
 
 
-def pack(source: Source, folder: str, shard_bytes: int = 256 * 2**20) -> dict[str, Any]:
+def pack(
+    source: Source, folder: str, shard_bytes: int = 256 * 2**20, test: Callable[[Sample, int], Any] | None = None
+) -> dict[str, Any]:
     """Writes `source` to `folder` as `00000.tar`, ... of about `shard_bytes`, each with its index.
 
-    Samples that cannot be read are left out and counted by cause. UserError when a shard is already there.
+    Samples that cannot be read, or for which `test` raises BadSample, are left out and counted by cause. UserError when
+    a shard is already there.
     """
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -27,7 +30,7 @@ def pack(source: Source, folder: str, shard_bytes: int = 256 * 2**20) -> dict[st
         raise UserError(f"{existing[0]} exists already: pack into an empty folder")
     skipped: dict[str, int] = {}
     shards = written = 0
-    samples = _good(source, skipped)
+    samples = _good(source, test, skipped)
     pending = next(samples, None)
     while pending is not None:
         path = target / f"{shards:05d}.tar"
@@ -58,12 +61,16 @@ def index(paths: list[str], index_dir: str | None = None) -> dict[str, Any]:
     return {"shards": len(counts), "samples": sum(counts.values()), "truncated": truncated}
 
 
-def _good(source: Source, skipped: dict[str, int]) -> Iterator[Sample]:
+def _good(source: Source, test: Callable[[Sample, int], Any] | None, skipped: dict[str, int]) -> Iterator[Sample]:
     for i in range(len(source)):
         try:
-            yield source[i]
+            sample = source[i]
+            if test:
+                test(sample, i)
         except BadSample as error:
             skipped[error.cause] = skipped.get(error.cause, 0) + 1
+        else:
+            yield sample
 
 
 def _write(tar: tarfile.TarFile, key: str, sample: Sample) -> int:

@@ -23,8 +23,8 @@ class Judged(NamedTuple):
     ztxt: Float32[np.ndarray, "n E"]
 
 
-@dataclass(frozen=True)
-class ClipScore:
+@dataclass(frozen=True, kw_only=True)
+class ClipScore(How):
     """CLIPScore (Hessel et al., arXiv:2104.08718, eq. 1, without its constant factor) of pictures painted from prompts.
 
     The prompts are the first captions of `data`, each once, `limit` of them evenly spaced. `judge` is the directory of
@@ -38,11 +38,6 @@ class ClipScore:
     limit: int | None = None
     candidates: int = 100
     ks: Sequence[int] = (1, 10)
-    steps: int = 25
-    sampler: str = "ddim"
-    spacing: str = "trailing"
-    guidance: float = 3.0
-    seed: int = 0
 
     subject: ClassVar[str] = "painter"
 
@@ -64,8 +59,7 @@ class ClipScore:
     def judged(self, painter: Painter) -> Judged:
         """What `scores` compares, for a caller that shows the pictures too."""
         judge, prompts = painter.judge(self.judge), self.prompts()
-        how = How(self.steps, self.sampler, self.spacing, self.guidance, self.seed)
-        pictures = painter.paint(prompts, how)
+        pictures = painter.paint(prompts, self.how)
         return Judged(pictures, prompts, judge.images(list(pictures)), judge.texts(prompts))
 
     def scores(self, judged: Judged) -> dict[str, Score]:

@@ -16,8 +16,8 @@ RESAMPLES, SEED = 200, 0
 Features = Float[np.ndarray, "_ E"]
 
 
-@dataclass(frozen=True)
-class Distribution:
+@dataclass(frozen=True, kw_only=True)
+class Distribution(How):
     """FID, KID, precision and recall of pictures painted from captions, against the pictures of `data`.
 
     `features` is the directory of a vision tower, or of a model with one; with other features than Inception's the
@@ -31,11 +31,6 @@ class Distribution:
     keys: Sequence[str] | None = None
     limit: int | None = None
     neighbours: int = 3
-    steps: int = 25
-    sampler: str = "ddim"
-    spacing: str = "trailing"
-    guidance: float = 3.0
-    seed: int = 0
 
     subject: ClassVar[str] = "painter"
 
@@ -51,8 +46,7 @@ class Distribution:
         if missing := [key for key, some in zip(samples.keys, samples.captions) if not some]:
             raise UserError(f"distribution: sample {missing[0]!r} has no caption to paint from")
         tower = painter.tower(self.features)
-        how = How(self.steps, self.sampler, self.spacing, self.guidance, self.seed)
-        painted = painter.paint([some[0] for some in samples.captions], how)
+        painted = painter.paint([some[0] for some in samples.captions], self.how)
         noise = np.random.default_rng(SEED).integers(0, 256, painted.shape, np.uint8)
         real, made, none = (
             tower.images(pictures).astype(np.float64) for pictures in (samples.pictures, list(painted), list(noise))

@@ -1,7 +1,7 @@
 """A text-to-image model as an evaluation asks for it: pictures of texts, and another model that judges them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -23,15 +23,22 @@ from jvlm.losses.noise import Schedule
 from jvlm.models.latent_diffusion import LatentDiffusion
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class How:
-    """How pictures are painted: a sampler's name, its `steps` and their `spacing`, `guidance`, the noise's `seed`."""
+    """How pictures are painted: a sampler's name, its `steps` and their `spacing`, `guidance`, the noise's `seed`.
+
+    An evaluation of painted pictures is one, with fields of its own; `how` is what it shares with the others.
+    """
 
     steps: int = 25
     sampler: str = "ddim"
     spacing: str = "trailing"
     guidance: float = 3.0
     seed: int = 0
+
+    @property
+    def how(self) -> "How":
+        return How(**{field.name: getattr(self, field.name) for field in fields(How)})
 
 
 class Painter:

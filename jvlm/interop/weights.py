@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,23 @@ def read_weights(
     """(model, its fields, its variables) of a published configuration and its tensors."""
     fields = table.fields(config)
     model = models.create({"family": table.family, **fields})
+    return model, fields, read_variables(model, table.rules(model), reader, dtype, placement, table.ignore)
+
+
+def read_variables(
+    model: Any,
+    rules: Sequence[mapping.Rule],
+    reader: mapping.Reader,
+    dtype: Any | None,
+    placement: Placement | None,
+    ignore: Sequence[str],
+) -> dict[str, Any]:
+    """`{"params": ..., **state}` of a model from the tensors that `rules` name, each put where `placement` says."""
     shapes, names = abstract_variables(model)
-    shardings = None
-    if placement is not None:
-        mesh, rules = placement
-        shardings = variables_flat(shard_params(shapes, names, mesh, rules))
-    flat = mapping.load(
-        table.rules(model), variables_flat(shapes), reader, dtype=dtype, shardings=shardings, ignore=table.ignore
+    shardings = None if placement is None else variables_flat(shard_params(shapes, names, *placement))
+    return variables_nested(
+        mapping.load(rules, variables_flat(shapes), reader, dtype=dtype, shardings=shardings, ignore=ignore)
     )
-    return model, fields, variables_nested(flat)
 
 
 def check_free(path: Path) -> None:

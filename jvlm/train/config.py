@@ -110,8 +110,11 @@ def apply_override(config: ConfigDict, override: str) -> None:
 LASTING = ("seed", "batch_size", "model", "task", "data", "frozen", "adapter", "quantize")
 
 
-def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Any) -> None:
-    """Raises ConfigError when a run of another configuration has left its checkpoints in `workdir`."""
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Any) -> list[str]:
+    """What the run that left its checkpoints in `workdir` goes on with otherwise, as `key = new (was old)`.
+
+    Raises ConfigError where the difference makes another run of it.
+    """
     for key in LASTING:
         if before.get(key) != now.get(key):
             where, was, wanted = next(
@@ -121,6 +124,9 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: 
                 f"{workdir} holds a run with {where} = {was!r}, this configuration has {wanted!r}; "
                 "use another --workdir, or start from it with --config.init=DIR"
             )
+    rest = [key for key in dict.fromkeys([*before, *now]) if key not in LASTING]
+    changed = (found for key in rest for found in differences(key, before.get(key), now.get(key)))
+    return [f"{where} = {wanted!r} (was {was!r})" for where, was, wanted in changed]
 
 
 def differences(key: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

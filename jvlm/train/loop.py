@@ -54,9 +54,12 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 check_alike(dict(configuration=run.config, code=code_digest(), data=source))
             checkpoints = Checkpoints(folder / "checkpoints", **(run.config.get("checkpoint") or {}))
             if checkpoints.steps() and (folder / "config.json").exists():
-                check_resumable(json.loads((folder / "config.json").read_text()), run.config, folder)
+                before = json.loads((folder / "config.json").read_text())
+                changed = check_resumable(before, run.config, folder)
                 if ended := whole_run(run, status, checkpoints, folder):
                     return ended
+                if changed and jax.process_index() == 0:
+                    print(f"jvlm train: goes on with {', '.join(changed)}", flush=True)
             state, position, counters = start(run, checkpoints)
             adapter = describe(run, folder)
             step = int(state.step)

@@ -49,10 +49,12 @@ def test_pack_turns_a_folder_into_shards_that_come_back(tmp_path, capsys):
         (folder / f"{s.key}.json").write_text(json.dumps({"captions": s.captions, "label": s.label, **s.extra}))
     (folder / "broken.png").write_bytes(b"")
     (folder / "broken.json").write_text("{")
+    (folder / "torn.jpg").write_bytes(made[0].image[: len(made[0].image) // 2])
+    (folder / "torn.txt").write_text("half of it")
     out = tmp_path / "shards"
     assert call("pack", str(folder), str(out), "--shard-mb", "0.003", "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["samples"], result["skipped"]) == (9, {"broken text": 1})
+    assert (result["samples"], result["skipped"]) == (9, {"broken text": 1, "corrupt picture": 1})
     assert result["shards"] > 2
     assert len(list(out.glob("*.tar.index"))) == result["shards"]
     source = DATASETS["tar"](paths=str(out))

@@ -89,7 +89,9 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     assert train(toy_config("steps=1"), str(tmp_path), quiet=True) == ended
     assert "has finished; give more --config.steps" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert train(toy_config("steps=2"), str(tmp_path), quiet=True)["step"] == 2
+    assert train(toy_config("steps=2", "optimizer.lr=0.5"), str(tmp_path), quiet=True)["step"] == 2
+    said = capsys.readouterr().out
+    assert "goes on with optimizer.lr = 0.5 (was 0.02), steps = 2 (was 1)" in said
 
 
 def test_what_a_run_of_few_samples_and_steps_cannot_do_is_said(

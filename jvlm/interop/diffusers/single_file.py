@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jvlm import models
-from jvlm.core import mapping
 from jvlm.core.bijections import POINTWISE, TRANSPOSE
 from jvlm.core.errors import UserError
 from jvlm.core.mapping import Rule, nest
-from jvlm.core.sharding import shard_params
 from jvlm.data.processor import Processor, TextSpec
 from jvlm.data.tokenizers import clip_tokenizer
 from jvlm.interop import open_clip
@@ -22,8 +20,7 @@ from jvlm.interop.diffusers import autoencoder, unet
 from jvlm.interop.hf.clip_text import TABLE as TEXT
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.safetensors import SafetensorsReader
-from jvlm.interop.table import variables_flat, variables_nested
-from jvlm.interop.weights import Placement, abstract_variables
+from jvlm.interop.weights import Placement, read_variables
 from jvlm.models.latent_diffusion import LatentDiffusion
 from jvlm.models.unet import UNet
 
@@ -61,12 +58,10 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
     config = dict(family="latent-diffusion", variant=variant, unet=dict(in_channels=channels))
     config = {"family": config["family"], **models.fields(config)}
     model: Any = models.create(config)
-    shapes, axes = abstract_variables(model)
-    shardings = None if placement is None else variables_flat(shard_params(shapes, axes, *placement))
-    flat = mapping.load(rules(model), variables_flat(shapes), reader, dtype=dtype, shardings=shardings, ignore=_IGNORE)
+    variables = read_variables(model, rules(model), reader, dtype, placement, _IGNORE)
     tokenizer = clip_tokenizer()
     processor = Processor(None, TextSpec(length=model.length, pad_id=tokenizer.pad_id), tokenizer)
-    return Pretrained(model, variables_nested(flat)["params"], {}, config, processor, {})
+    return Pretrained(model, variables["params"], {}, config, processor, {})
 
 
 def _any(names: Iterable[str], prefix: str) -> bool:
