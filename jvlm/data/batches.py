@@ -29,7 +29,8 @@ class BatchMaker:
     `offset` on. Positions from `stop` on are placeholders with index -1 (the last, partial batch of an evaluation).
     `captions`: how many captions of each sample, 1 gives tokens [B, T], more [B, captions, T] and `caption_weight`.
     `augment=None` is the evaluation's preprocessing; without `seed` the first caption is taken, with it a random one.
-    With `moments` the samples hold arrays of this shape, as an autoencoder made them, instead of pictures.
+    With `moments` the samples hold arrays of this shape, as an autoencoder made them, instead of pictures, and with
+    `sizes` also what became of the picture before.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class BatchMaker:
     captions: int = 1
     max_bytes: int = image_ops.MAX_DECODED_BYTES
     moments: tuple[int, int, int] | None = None
+    sizes: bool = False
 
     def __call__(self, number: int) -> dict[str, Any]:
         batch = self.empty()
@@ -80,6 +82,8 @@ class BatchMaker:
             batch["moments"] = np.zeros((self.count, *self.moments), np.float32)
         elif image:
             batch["image"] = np.zeros((self.count, *image.size, 3), np.float32)
+        if self.sizes:
+            batch["sizes"] = np.zeros((self.count, 6), np.float32)
         if text:
             blank = self.processor.texts([""])[0]
             shape = (self.count,) if self.captions == 1 else (self.count, self.captions)
@@ -110,6 +114,8 @@ class BatchMaker:
         spec = self.processor.image
         if self.moments:
             batch["moments"][row] = stored_moments(sample, self.moments)
+            if self.sizes:
+                batch["sizes"][row] = stored_sizes(sample)
         elif spec:
             try:
                 if self.augment is None:
@@ -143,4 +149,12 @@ def stored_moments(sample: Sample, shape: tuple[int, int, int]) -> np.ndarray:
         raise BadSample(f"{sample.key}: no array of latents ({error})", "broken latents") from error
     if found.shape != shape:
         raise BadSample(f"{sample.key}: latents {list(found.shape)}, the model's are {list(shape)}", "other latents")
+    return found
+
+
+def stored_sizes(sample: Sample) -> list[float]:
+    """The six numbers that `jvlm data latents` notes of each picture. BadSample where they are not there."""
+    found = sample.extra.get("sizes")
+    if not isinstance(found, list) or len(found) != 6 or not all(isinstance(x, int | float) for x in found):
+        raise BadSample(f"{sample.key}: no 'sizes' of its picture; encode the pictures again", "no sizes")
     return found

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jvlm.core.errors import UserError
 from jvlm.data.image_spec import ImageSpec
@@ -115,6 +115,16 @@ def read_picture(source: Picture, style: str = "transformers", max_bytes: int = 
         return on_white(to_rgb(ImageOps.exif_transpose(image)))
     except BROKEN as error:
         raise BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of a file's picture once turned by its EXIF orientation; nothing is decoded."""
+    image = open_picture(data)
+    try:
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except BROKEN as error:
+        raise BadPicture(f"broken EXIF data ({error})", "corrupt picture") from error
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -127,20 +127,22 @@ def make_train_iterator(
     window_blocks: int = shuffle.WINDOW_BLOCKS,
     max_image_bytes: int = MAX_DECODED_BYTES,
     moments: tuple[int, int, int] | None = None,
+    sizes: bool = False,
     **reading: Any,
 ) -> BatchIterator:
     """Shuffled batches without end: `image` [b, H, W, 3], `tokens` [b, T], `weight` [b], `index` [b] (, `label` [b]).
 
     `batch_size` is global. `group` (a key of `extra`, or a number per sample) keeps samples of a group out of each
     other's batches; the order then depends on `batch_size` as well. With `moments`, their shape, a batch has `moments`
-    [b, h, w, 2 Z] instead of pictures, from shards of latents. `reading` are fields of `Reading`.
+    [b, h, w, 2 Z] instead of pictures, from shards of latents, and `sizes` adds those [b, 6] of the pictures they come
+    from. `reading` are fields of `Reading`.
     """
     how = build.call(Reading, reading, "pipeline")
     order = make_order(source, seed, batch_size, group, block_bytes, window_blocks)
     offset, local = how.part(batch_size)
     maker = BatchMaker(
         source, processor, order, batch_size, offset, local, position,
-        seed=seed, augment=augment, label=label, max_bytes=max_image_bytes, moments=moments,
+        seed=seed, augment=augment, label=label, max_bytes=max_image_bytes, moments=moments, sizes=sizes,
     )  # fmt: skip
     iterator = how.iterate(maker, FOREVER, position, batch_size, position)
     iterator.facts = {"samples": len(source)}

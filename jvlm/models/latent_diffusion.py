@@ -100,10 +100,15 @@ class LatentDiffusion(nn.Module):
         size: tuple[int, int],
         guidance: jax.Array | None = None,
         train: bool = False,
+        sizes: jax.Array | None = None,
     ) -> jax.Array:
-        """The UNet's prediction for latents `x` [B, h, w, C] at `times` [B], of a picture of `size`, not cropped."""
-        sizes = None
-        if self.unet.size_dim is not None:
+        """The UNet's prediction for latents `x` [B, h, w, C] at `times` [B], of a picture of `size`, not cropped.
+
+        `sizes` [B, 6] says otherwise: (height, width) before, the corner cropped from, (height, width) now.
+        """
+        if self.unet.size_dim is None:
+            sizes = None
+        elif sizes is None:
             sizes = jnp.broadcast_to(jnp.asarray([*size, 0, 0, *size], jnp.float32), (x.shape[0], 6))
         return self.unet(x, times, told.context, told.pooled, sizes, guidance=guidance, train=train)
 

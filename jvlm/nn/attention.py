@@ -1,5 +1,6 @@
 """Multi-head attention with 2-D kernels; heads are split after the product."""
 
+import functools
 from typing import Any
 
 import jax
@@ -22,7 +23,27 @@ def dot_product_attention(
 
     `mask` broadcasts to [B, H, S, T], True = attend. Key and value heads may be fewer than query heads, each then
     shared by H / K of them (arXiv:2305.13245). Keys that `mask` does not know stand first (`masks.extended`).
+    Without a mask no more than `MOST_LOGITS` of a head are kept at a time.
     """
+    rows = _block(query.shape[1], key.shape[1])
+    if mask is None and rows < query.shape[1]:
+        blocks = query.reshape(query.shape[0], -1, rows, *query.shape[2:]).swapaxes(0, 1)
+        # Computed again for the backward pass: what a scan keeps of every block would be all logits once more.
+        attend = jax.checkpoint(functools.partial(_attend, key=key, value=value, mask=None), prevent_cse=False)
+        return jax.lax.map(attend, blocks).swapaxes(0, 1).reshape(query.shape)
+    return _attend(query, key, value, mask)
+
+
+MOST_LOGITS = 2**21
+
+
+def _block(queries: int, keys: int) -> int:
+    """How many queries are answered at once: the most whose logits are few enough, in blocks of one size."""
+    fitting = min(max(MOST_LOGITS // keys, 1), queries)
+    return next(rows for rows in range(fitting, 0, -1) if queries % rows == 0)
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))

@@ -28,10 +28,11 @@ class Diffusion:
     """The squared error of the UNet's prediction at a random time (Rombach et al., arXiv:2112.10752, eq. 2).
 
     Batches hold `image` [B, H, W, 3] in -1..1 or, with `cached`, the autoencoder's `moments` [B, h, w, 2 Z] (mean, then
-    log variance); `tokens` [B, T]; maybe `weight` [B]. `caption_dropout` is the share of texts replaced by the empty
-    one, which guidance needs (arXiv:2207.12598, algorithm 1). `offset_noise` adds so much noise that a whole channel
-    shares. `min_snr` is the gamma of arXiv:2303.09556. With `logit_normal` a flow's times are drawn from that
-    distribution (arXiv:2403.03206, section 3.1). What is not to be trained is frozen by the configuration.
+    log variance), and `sizes` [B, 6] for an SDXL; `tokens` [B, T]; maybe `weight` [B]. `caption_dropout` is the share
+    of texts replaced by the empty one, or of conditions by zeros where the model paints from those, which guidance
+    needs (arXiv:2207.12598, algorithm 1). `offset_noise` adds so much noise that a whole channel shares. `min_snr` is
+    the gamma of arXiv:2303.09556. With `logit_normal` a flow's times are drawn from that distribution
+    (arXiv:2403.03206, section 3.1). What is not to be trained is frozen by the configuration.
     """
 
     model: LatentDiffusion
@@ -54,6 +55,8 @@ class Diffusion:
             factor, channels = self.model.vae.factor, 2 * self.model.vae.latent_channels
             shape = (rows, height // factor, width // factor, channels)
             batch["moments"] = jax.ShapeDtypeStruct(shape, np.float32)
+            if self.model.unet.size_dim is not None:
+                batch["sizes"] = jax.ShapeDtypeStruct((rows, 6), np.float32)
         return batch
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
@@ -93,13 +96,14 @@ class Diffusion:
         latents = mean + jnp.exp(0.5 * log_variance) * draws.posterior
         x = jax.lax.stop_gradient(apply("to_diffused", latents))
         alpha, sigma = (at(level, draws.times, x.ndim) for level in self.schedule.levels())
-        told = apply("condition", self.without_text(batch["tokens"], draws.dropped), train=True)
+        told = self._told(apply, batch["tokens"], draws.dropped)
         size = tuple(side * self.model.vae.factor for side in x.shape[1:3])
         # A flow's first time is one step of noise, as its sampler counts.
         times = draws.times.astype(jnp.float32)
         if self.schedule.kind == "flow":
             times = sigma.reshape(-1) * self.schedule.length
-        predicted = apply("predict", noised(x, draws.noise, alpha, sigma), times, told, size, train=True)
+        seen = noised(x, draws.noise, alpha, sigma)
+        predicted = apply("predict", seen, times, told, size, train=True, sizes=batch.get("sizes"))
         wanted = target(self.schedule.prediction, x, draws.noise, alpha, sigma)
         counts = batch["weight"] if "weight" in batch else jnp.ones(x.shape[0])
         weights = counts
@@ -116,6 +120,13 @@ class Diffusion:
             return mean, log_variance
         latents = apply("moments", batch["image"])
         return jax.lax.stop_gradient(latents.mean), jax.lax.stop_gradient(latents.log_variance)
+
+    def _told(self, apply: Any, tokens: jax.Array, dropped: jax.Array) -> Any:
+        """The condition, in the rows `dropped` [B] what painting without a negative prompt is told."""
+        if not self.model.zero_negative:
+            return apply("condition", self.without_text(tokens, dropped), train=True)
+        told = apply("condition", tokens, train=True)
+        return jax.tree.map(lambda x: jnp.where(dropped.reshape(-1, *(1,) * (x.ndim - 1)), 0, x), told)
 
     def without_text(self, tokens: jax.Array, dropped: jax.Array) -> jax.Array:
         """`tokens` [B, T] with the empty text's in the rows `dropped` [B]: start, end, padding."""

@@ -51,7 +51,7 @@ def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIter
     augment = build.call(Augment, tuples(options.pop("augment", None) or {}), "pipeline.augment")
     more = dict(processor=run.processor, augment=augment, label="label" in run.batch)
     if "moments" in run.batch:
-        more["moments"] = run.batch["moments"].shape[1:]
+        more |= dict(moments=run.batch["moments"].shape[1:], sizes="sizes" in run.batch)
     return _iterate(make_train_iterator, run.config, options, position, counters, more)
 
 

@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 from PIL import ImageOps
 
 from jvlm.core.errors import UserError
-from jvlm.data.image_ops import read_picture
+from jvlm.data.image_ops import picture_size, read_picture, resized_size
+from jvlm.data.image_spec import HALF, ImageSpec
+from jvlm.data.processor import Processor
 from jvlm.data.sources import BadSample, Sample, Source, digest
 from jvlm.evals.encoder import Encoder
 from jvlm.interop.pretrained import Pretrained
@@ -24,8 +26,9 @@ class LatentSource:
     """`source` with a `.npy` file [h, w, 2 Z] for each picture: mean, then log variance, not scaled.
 
     What `Diffusion(cached=True)` trains on once it is packed. With `mirror` the mirror images follow as samples of
-    their own. Pictures are fitted to the autoencoder's size as its directory says; `window` are encoded at a time, so
-    samples are to be read in order. UserError for a model that is no autoencoder.
+    their own. Pictures are fitted to the autoencoder's size as its directory says, else scaled and cropped in the
+    middle; `extra["sizes"]` tells (height, width) as they came, the corner of the crop, and the size they have now.
+    `window` are encoded at a time, so samples are to be read in order. UserError for a model that is no autoencoder.
     """
 
     def __init__(
@@ -34,12 +37,15 @@ class LatentSource:
         model, params = pretrained.model, pretrained.params
         if isinstance(model, LatentDiffusion):
             model, params = model.vae, params["vae"]
-        if not isinstance(model, Autoencoder) or pretrained.processor.image is None:
-            raise UserError(f"a {type(model).__name__} makes no latents; give an autoencoder's workdir")
-        height, width = (side // model.factor for side in pretrained.processor.image.size)
+        if not isinstance(model, Autoencoder):
+            raise UserError(f"a {type(model).__name__} makes no latents; give an autoencoder's workdir or directory")
+        # A diffusers directory does not say: as Stable Diffusion was trained.
+        self._spec = pretrained.processor.image or ImageSpec.clip(model.image_size, mean=HALF, std=HALF)
+        height, width = (side // model.factor for side in self._spec.size)
         self.shape = (height, width, 2 * model.latent_channels)
         self._source, self._mirror, self._window = source, mirror, window
         self._first, self._encoded = -1, np.zeros((0, *self.shape), np.float32)
+        self._sizes = np.zeros((window, 6), int)
         self._bad: dict[int, str] = {}
 
         def moments(variables: Any, image: jax.Array) -> jax.Array:
@@ -47,7 +53,7 @@ class LatentSource:
             both = jax.numpy.concatenate([latents.mean, latents.log_variance], axis=-1)
             return both.reshape(both.shape[0], -1)
 
-        self._encoder = Encoder({"image": moments}, {"params": params}, pretrained.processor, mesh)
+        self._encoder = Encoder({"image": moments}, {"params": params}, Processor(self._spec), mesh)
         self.sample_bytes = 4 * int(np.prod(self.shape))
 
     def __len__(self) -> int:
@@ -64,7 +70,8 @@ class LatentSource:
         mirrored = index >= len(self._source)
         buffer = io.BytesIO()
         np.save(buffer, self._encoded[index - first])
-        return sample._replace(image=buffer.getvalue(), extra={**sample.extra, "mirrored": mirrored})
+        told = dict(mirrored=mirrored, sizes=self._sizes[index - first].tolist())
+        return sample._replace(image=buffer.getvalue(), extra={**sample.extra, **told})
 
     def _encode(self, first: int) -> None:
         self._bad = {}
@@ -80,6 +87,7 @@ class LatentSource:
         for index in range(first, min(first + self._window, len(self))):
             try:
                 image = self._source[index % len(self._source)].image
+                self._sizes[index - first] = told_sizes(picture_size(image), self._spec)
                 if index >= len(self._source):
                     image = ImageOps.mirror(read_picture(image))
                 yield index, image
@@ -89,3 +97,13 @@ class LatentSource:
     def fingerprint(self) -> str:
         """Changes with the pictures and with what is made of them, not with the autoencoder's weights."""
         return digest("latents", self._source.fingerprint(), self.shape, self._mirror)
+
+
+def told_sizes(size: tuple[int, int], spec: ImageSpec) -> tuple[int, ...]:
+    """What SDXL is told of a picture of `size` (height, width) that `spec` fits (arXiv:2307.01952, section 2.2).
+
+    The size, the corner (top, left) from which it is cropped once scaled, and (height, width) of what it becomes.
+    """
+    have = resized_size(*size, spec)
+    corner = ((full - kept) // 2 if spec.crop else 0 for full, kept in zip(have, spec.size))
+    return (*size, *corner, *spec.size)

@@ -16,7 +16,7 @@ _UNET = dict(
 _SD = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
 
 
-def tokenizer(folder: Path, pad: str = "<|endoftext|>") -> Any:
+def tokenizer(folder: Path, pad: str = "<|endoftext|>", length: int = 8) -> Any:
     """A CLIPTokenizer of a small vocabulary: bytes, a few pairs, the two special tokens."""
     files = clip_tokenizer().to_files()
     if not files:
@@ -25,7 +25,7 @@ def tokenizer(folder: Path, pad: str = "<|endoftext|>") -> Any:
     for name, data in files.items():
         (folder / name).write_bytes(data)
     config = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token=pad)
-    config |= dict(tokenizer_class="CLIPTokenizer", model_max_length=8)
+    config |= dict(tokenizer_class="CLIPTokenizer", model_max_length=length)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return transformers.CLIPTokenizer.from_pretrained(folder)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jvlm.core.errors import ConfigError
-from jvlm.nn import masks
+from jvlm.nn import attention, masks
 from jvlm.nn.activations import ACTIVATIONS, activation
 from jvlm.nn.attention import Attention, dot_product_attention
 from jvlm.nn.axes import split
@@ -148,6 +148,26 @@ def test_shared_key_and_value_heads_equal_repeated_ones() -> None:
     q, k, v = draw(2, 3, 4, 8), draw(2, 3, 2, 8, seed=1), draw(2, 3, 2, 8, seed=2)
     wide = (jnp.repeat(x, 2, axis=2) for x in (k, v))
     np.testing.assert_allclose(dot_product_attention(q, k, v), dot_product_attention(q, *wide), atol=0)
+
+
+def test_many_queries_are_answered_in_blocks_with_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = draw(2, 12, 4, 8), draw(2, 10, 2, 8, seed=1), draw(2, 10, 2, 8, seed=2)
+
+    def run() -> Any:
+        def total(arrays: Any) -> tuple[jax.Array, jax.Array]:
+            y = dot_product_attention(*arrays)
+            return jnp.square(y).sum(), y
+
+        traced = jax.make_jaxpr(total)(arrays)
+        (_, y), slopes = jax.value_and_grad(total, has_aux=True)(arrays)
+        return str(traced), (y, slopes)
+
+    whole, wanted = run()
+    monkeypatch.setattr(attention, "MOST_LOGITS", 55)
+    blocks, found = run()
+    # 5 rows of 10 would be few enough; 4 make blocks of one size.
+    assert "2,4,12,10" in whole and "2,4,12,10" not in blocks and "2,4,4,10" in blocks
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
 
 
 def test_a_causal_mask_hides_what_follows() -> None:

@@ -1,6 +1,7 @@
 """The losses of denoisers and autoencoders are those of diffusers and torch, of the same weights and draws."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -74,6 +75,40 @@ def test_loss_is_that_of_diffusers_and_torch(
         batch["moments"] = moments
     loss = jax.jit(task.loss)(trained.params, {}, batch, rng)
     wanted = theirs(trained, task, rng, gamma, dropped.tolist())
+    assert abs(float(loss.sum / loss.weight) - wanted) <= 1e-4 * wanted
+
+
+def test_sdxl_learns_from_sizes_both_towers_and_zeros_for_no_text(tmp_path: Path) -> None:
+    pipeline = PIPELINES["StableDiffusionXLPipeline"](tmp_path)
+    pipeline.save_pretrained(tmp_path / "model")
+    m = jvlm.load(tmp_path / "model")
+    rng, key = np.random.default_rng(0), jax.random.key(3)
+    task = Diffusion(m.model, caption_dropout=0.5, cached=True)
+    draws = task.draws(jax.random.split(key)[0], (4, 4, 4, 4))
+    dropped = torch.from_numpy(np.array(draws.dropped))
+    assert dropped.any() and not dropped.all()
+    sizes = rng.integers(1, 2000, (4, 6)).astype(np.float32)
+    batch = dict(moments=rng.normal(size=(4, 4, 4, 8)).astype(np.float32), sizes=sizes)
+    batch["tokens"] = m.processor.texts(["a dog", "a red apple", "", "two words"])
+    shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in m.model.example(4).items()}
+    assert {key: x.shape for key, x in task.shapes(shapes).items()} == {key: x.shape for key, x in batch.items()}
+    loss = jax.jit(task.loss)(m.params, {}, batch, key)
+    scheduler, times = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config), np.array(draws.times)
+    with torch.no_grad():
+        mean, log_variance = images(batch["moments"]).chunk(2, dim=1)
+        z = (mean + torch.exp(0.5 * log_variance) * images(draws.posterior)) * pipeline.vae.config.scaling_factor
+        tokens = torch.from_numpy(batch["tokens"]).long()
+        second = torch.from_numpy(np.array(m.model.repadded(jnp.asarray(batch["tokens"])))).long()
+        told = [
+            tower(ids, output_hidden_states=True)
+            for tower, ids in ((pipeline.text_encoder, tokens), (pipeline.text_encoder_2, second))
+        ]
+        context = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
+        context[dropped], told[1].text_embeds[dropped] = 0, 0
+        added = dict(text_embeds=told[1].text_embeds, time_ids=torch.from_numpy(sizes))
+        noise, at = images(draws.noise), torch.from_numpy(times).long()
+        out = pipeline.unet(scheduler.add_noise(z, noise, at), at, context, added_cond_kwargs=added).sample
+        wanted = float(torch.nn.functional.mse_loss(out, noise))
     assert abs(float(loss.sum / loss.weight) - wanted) <= 1e-4 * wanted
 
 
