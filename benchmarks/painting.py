@@ -198,7 +198,7 @@ def main() -> int:
     parser.add_argument("--alone", choices=("jvlm", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape = (args.size, args.pixels, args.steps)
-    pairs.hold_cores(args.cores)
+    pairs.hold_cores(args.cores, convolves=True)  # as `jvlm paint` does
     if args.alone:
         side_of(args.alone, args.directory, *shape, args.cores)["picture"]()
         print(resident())

@@ -9,16 +9,17 @@ from typing import Any
 Work = Callable[[], Any]
 
 
-def hold_cores(count: int) -> None:
+def hold_cores(count: int, **options: Any) -> None:
     """Keeps this process to its first `count` cores and sets it up as a jvlm program on the CPU.
 
-    Call it before jax and torch count the cores. The allocator that `runtime.start` sets serves torch as well.
+    Call it before jax and torch count the cores. The allocator that `runtime.start` sets serves torch as well; it takes
+    the `options`.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     os.environ["JAX_PLATFORMS"] = "cpu"
     from jvlm.train import runtime
 
-    runtime.start()
+    runtime.start(**options)
 
 
 def clock(work: Work) -> tuple[float, float]:

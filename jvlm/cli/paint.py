@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from jvlm.cli.main import print_json
     from jvlm.train.runtime import start
 
-    start()
+    start(convolves=True)
     pretrained, process = _load(args)
     paths = _paint_all(args, pretrained, process, prompts)
     if args.json:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jvlm.core import winograd
 from jvlm.core.tree import flatten, map_paths
 from jvlm.core.types import Params
 
@@ -180,12 +181,17 @@ def learned_rows(params: Mapping[str, Any]) -> int:
 def _conv(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, groups: int, dilation: int
 ) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        tuple(strides),
-        padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            tuple(strides),
+            padding,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    if winograd.suits(x, kernel, strides, padding, groups, dilation):
+        return jax.lax.platform_dependent(x, kernel, cpu=winograd.conv3x3, default=plain)
+    return plain(x, kernel)

@@ -8,16 +8,19 @@ from pathlib import Path
 import jax
 
 
-def start() -> None:
+def start(convolves: bool = False) -> None:
     """Starts `jax.distributed` where the environment describes a cluster, and caches compiled programs.
 
     A cluster is described by `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; with
     `JVLM_DISTRIBUTED=auto` by what jax finds on its own, such as the metadata of TPU VMs, of several slices too.
     The cache lies in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jvlm/xla`. With
-    `JAX_PLATFORMS=cpu` freed memory is kept for the next step.
+    `JAX_PLATFORMS=cpu` freed memory is kept for the next step, and a program that `convolves` all channels with all is
+    compiled for that.
     """
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         _keep_freed_memory()
+        if convolves:
+            _choose_convolutions()
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
@@ -30,6 +33,17 @@ def start() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jvlm" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _choose_convolutions() -> None:
+    """Keeps XLA's CPU backend from handing convolutions to YNNPACK, whose dense ones are slower than Eigen's.
+
+    Those of one channel each are faster, so this is not for every program. It takes effect before the first compilation
+    of the process, which a version of jaxlib that does not know the option would end.
+    """
+    option, given = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
+    if jax.__version_info__[:2] == (0, 10) and option not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {option}=-individual_convolution".strip()
 
 
 def _keep_freed_memory() -> None:

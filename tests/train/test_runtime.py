@@ -61,3 +61,23 @@ def test_the_environment_describes_the_cluster(variables, expected, monkeypatch,
         monkeypatch.setenv(name, value)
     runtime.start()
     assert calls == ([] if expected is None else [expected])
+
+
+# Prints whether a convolution is handed to YNNPACK.
+_CONVOLUTION = """
+import sys
+import jax, jax.numpy as jnp
+from jvlm.train import runtime
+runtime.start(convolves=sys.argv[1] == "convolves")
+dims = ("NHWC", "HWIO", "NHWC")
+f = jax.jit(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=dims))
+print("ynn_fusion" in f.lower(jnp.ones((1, 8, 8, 64)), jnp.ones((3, 3, 64, 64))).compile().as_text())
+"""
+
+
+@pytest.mark.parametrize("mode", ["convolves", "leave"])
+def test_a_program_that_convolves_does_it_by_eigen(mode: str) -> None:
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", _CONVOLUTION, mode]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+    assert out.strip() == str(mode == "leave")
