@@ -12,12 +12,14 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", metavar="DIR", help="a model directory, or the workdir of an adapter run")
-    parser.add_argument("--adapter", action="append", metavar="DIR", help="a PEFT directory; repeat to stack several")
+    parser.add_argument(
+        "--adapter", action="append", metavar="PATH", help="a PEFT directory or a LoRA file; repeat to stack several"
+    )
     parser.add_argument("--weight", action="append", type=float, metavar="W", help="weight of each adapter (1)")
     parser.add_argument("--merge", metavar="OUT", help="write the model with its adapters merged")
     parser.add_argument("--unmerge", metavar="OUT", help="write the model that the adapter was merged into")
     parser.add_argument("--list", metavar="FILE[:arg]", help="parameters and memory of a configuration's step")
-    parser.add_argument("--format", default="hf", help="format of what is written (default: hf)")
+    parser.add_argument("--format", help="format of what is written (default: hf, or diffusers)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(overrides=[])
 
@@ -44,62 +46,56 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def with_adapters(args: argparse.Namespace) -> tuple[Any, list[str]]:
+def adapted(args: argparse.Namespace) -> tuple[Any, list[str]]:
     """The source with its adapters on it at their weights, and their names."""
-    from dataclasses import replace
     from pathlib import Path
 
     import jvlm
+    from jvlm.cli.adapters import with_adapters
     from jvlm.core.errors import ConfigError
-    from jvlm.interop import peft
     from jvlm.interop.weights import check_free
-    from jvlm.transforms.adapters import activate, adapter_names
 
     check_free(Path(args.merge or args.unmerge))
-    model = jvlm.load(args.source)
-    before = adapter_names(model.params)
-    given = args.adapter or []
-    for index, folder in enumerate(given):
-        model = peft.load(Path(folder), model, name=f"{index}:{Path(folder).name}")
-    names = adapter_names(model.params)
+    model, names = with_adapters(jvlm.load(args.source), args.adapter or [], args.weight)
     if not names and not model.trained:
         raise ConfigError(f"{args.source} has no adapter of its own; give one with --adapter DIR")
-    weights = args.weight or [1.0] * len(given)
-    if len(weights) != len(given):
-        raise ConfigError(f"{len(weights)} times --weight for {len(given)} times --adapter")
-    active = dict.fromkeys(before, 1.0)
-    active |= dict(zip((name for name in names if name not in before), weights))
-    return replace(model, params=activate(model.params, active)), given or before
+    return model, args.adapter or names
+
+
+def write(args: argparse.Namespace, target: str, model: Any, names: list[str]) -> dict[str, Any]:
+    """Writes a plain model, in the format that its own directories have unless another is asked for."""
+    import jvlm
+    from jvlm.interop.directory import format_of
+
+    chosen = args.format or format_of(model.config["family"])
+    jvlm.save(model, target, format=chosen)
+    return dict(directory=target, format=chosen, adapters=names)
 
 
 def merged(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the model with its adapters merged."""
     from dataclasses import replace
 
-    import jvlm
     from jvlm.transforms.adapters import merge
 
-    model, names = with_adapters(args)
-    jvlm.save(replace(model, params=merge(model.params), trained=()), args.merge, format=args.format)
-    return dict(directory=args.merge, format=args.format, adapters=names)
+    model, names = adapted(args)
+    return write(args, args.merge, replace(model, params=merge(model.params), trained=()), names)
 
 
 def unmerged(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the base of a merged model."""
     from dataclasses import replace
 
-    import jvlm
     from jvlm.core.errors import ConfigError
     from jvlm.core.tree import flatten
     from jvlm.transforms.adapters import detach, unmerge
 
     if not args.adapter:
         raise ConfigError("--unmerge needs the adapter that was merged: --adapter DIR")
-    model, names = with_adapters(args)
+    model, names = adapted(args)
     flat = flatten(model.params)
     params, adapters = detach(model.params, {path: flat[path] for path in model.trained}, remember=False)
-    jvlm.save(replace(model, params=unmerge(params, adapters), trained=()), args.unmerge, format=args.format)
-    return dict(directory=args.unmerge, format=args.format, adapters=names)
+    return write(args, args.unmerge, replace(model, params=unmerge(params, adapters), trained=()), names)
 
 
 def listing(spec: str, overrides: list[str]) -> dict[str, Any]:

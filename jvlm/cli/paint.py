@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="diffusers directory or workdir of a text-to-image model")
+    add("--adapter", action="append", metavar="PATH", help="LoRA file or PEFT directory to paint with; repeat for more")
+    add("--weight", action="append", type=float, metavar="W", help="weight of each adapter (1)")
     add("--prompt", metavar="P", help="what to paint")
     add("--prompts", metavar="FILE", help="one prompt a line, instead of --prompt")
     add("--negative", metavar="N", help="what not to paint")
@@ -82,6 +84,7 @@ def _load(args: argparse.Namespace) -> "tuple[Pretrained, Process]":
     from dataclasses import replace
 
     from jvlm import models
+    from jvlm.cli.adapters import with_adapters
     from jvlm.interop.diffusers import schedulers
     from jvlm.losses.noise import Schedule
     from jvlm.train.pretrained import load
@@ -91,6 +94,7 @@ def _load(args: argparse.Namespace) -> "tuple[Pretrained, Process]":
         raise UserError(f"{args.model}: the model paints nothing; give a whole text-to-image directory")
     if pretrained.processor.tokenizer is None:
         raise UserError(f"{args.model}: the directory has no tokenizer; copy it there from the model's source")
+    pretrained, _ = with_adapters(pretrained, args.adapter or [], args.weight)
     raw = pretrained.published.get("scheduler") or schedulers.config(Schedule(**dict(pretrained.model.schedule)))
     process = schedulers.read(raw, args.sampler)
     model = models.create({**pretrained.config, "dtype": args.dtype, "scan": False})
@@ -144,7 +148,8 @@ def _paint_all(
 
 
 def _settings(args: argparse.Namespace, process: "Process") -> dict[str, Any]:
-    names = ("model", "negative", "steps", "guidance", "rescale", "seed", "latents", "image", "strength", "mask")
+    names = ("model", "adapter", "weight", "negative", "steps", "guidance", "rescale", "seed", "latents", "image")
+    names = (*names, "strength", "mask")
     return {name: getattr(args, name) for name in names} | dict(sampler=process.sampler)
 
 

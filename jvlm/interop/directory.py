@@ -7,9 +7,11 @@ from typing import Any
 
 from jvlm.core.errors import UserError
 from jvlm.interop import big_vision, gguf_model, native, open_clip, open_clip_directory
+from jvlm.interop.diffusers import TABLES as COMPONENTS
 from jvlm.interop.diffusers import directory as diffusers
 from jvlm.interop.diffusers import single_file
 from jvlm.interop.diffusers.component import holds_component
+from jvlm.interop.diffusers.parts import FAMILY
 from jvlm.interop.hf import directory as hf
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement
@@ -22,6 +24,11 @@ WRITERS: dict[str, Callable[[Pretrained, Path], None]] = {
 }
 """Formats that are written; `hf` is transformers', `diffusers` a pipeline or one model, `compressed-tensors` that of
 transformers with quantized kernels packed."""
+
+
+def format_of(family: str) -> str:
+    """The format that a family's own directories have, `hf` or `diffusers`."""
+    return "diffusers" if family == FAMILY or family in {table.family for table in COMPONENTS.values()} else "hf"
 
 
 def load_directory(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:

@@ -13,6 +13,9 @@ from jvlm.core import mapping
 from jvlm.core.errors import UserError, nearest
 from jvlm.core.tree import unflatten
 from jvlm.interop import peft_config, peft_prompts, safetensors
+from jvlm.interop.diffusers import TABLES as COMPONENTS
+from jvlm.interop.diffusers.component import Component
+from jvlm.interop.diffusers.component import table_of as component_table
 from jvlm.interop.hf import TABLES, kind_of
 from jvlm.interop.peft_sites import Site, sites
 from jvlm.interop.pretrained import Pretrained
@@ -33,13 +36,15 @@ Layers = Mapping[int | None, tuple[Site, dict[str, np.ndarray]]]
 
 
 def table_of(pretrained: Pretrained) -> Table:
-    """The transformers table of a model: of the source's own kind, or the first one of its family."""
+    """The table of a model: transformers' of the source's own kind or the first one of its family, or diffusers'."""
     family = pretrained.config["family"]
     own = kind_of(pretrained.published)
     kinds = [name for name, table in TABLES.items() if table.family == family]
-    if not kinds:
-        raise UserError(f"family {family!r} has no transformers format, so it has no PEFT format either")
-    return TABLES[own if own in kinds else kinds[0]]
+    if kinds:
+        return TABLES[own if own in kinds else kinds[0]]
+    if family not in {table.family for table in COMPONENTS.values()}:
+        raise UserError(f"family {family!r} has no format of transformers or diffusers, so it has none of PEFT either")
+    return component_table(Component(pretrained.model, {}, pretrained.config))
 
 
 def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
@@ -49,31 +54,53 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
     """
     config = read_json(path / CONFIG)
     peft_config.check(config, path / CONFIG)
-    table = table_of(base)
-    if name in adapter_names(base.params):
-        raise UserError(f"the model already has an adapter called {name!r}; give this one another name")
-    flat = variables_flat({"params": base.params, **base.state})
-    rules = list(table.rules(base.model))
-    at, refused = sites(rules, flat)
-    parts, plain = _read(path, table)
+    parts, plain = _read(path, table_of(base))
     if (kind := config["peft_type"]) in peft_prompts.KINDS:
+        check_name(base, name)
         learned = peft_prompts.read(kind, plain, base, path / WEIGHTS)
         named = {ours: leaf.replace(name=name) for ours, leaf in learned.items()}
         return replace(base, params=put_on(base.params, unflatten(named)))
+    return adapted(base, parts, plain, config, path / WEIGHTS, name)
+
+
+def names_modules_of(path: Path, part: Pretrained) -> bool:
+    """Whether every module that the PEFT directory `path` names is one of `part`."""
+    table = table_of(part)
+    at, _ = sites(table.rules(part.model), variables_flat({"params": part.params, **part.state}))
+    return set(_read(path, table)[0]) <= set(at)
+
+
+def check_name(base: Pretrained, name: str) -> None:
+    """UserError where an adapter of `base` is called `name` already."""
+    if name in adapter_names(base.params):
+        raise UserError(f"the model already has an adapter called {name!r}; give this one another name")
+
+
+def adapted(
+    base: Pretrained, parts: Parts, plain: Mapping[str, np.ndarray], config: Mapping[str, Any], where: Path, name: str
+) -> Pretrained:
+    """`base` with LoRA or (IA)3 of the arrays `parts`, by module, and the tensors `plain` in place of its own.
+
+    `config` has PEFT's settings; `where` is the file that they were read from, for errors.
+    """
+    check_name(base, name)
+    flat = variables_flat({"params": base.params, **base.state})
+    rules = list(table_of(base).rules(base.model))
+    at, refused = sites(rules, flat)
     leaves: dict[str, Any] = {}
     grouped: dict[str, dict[int | None, tuple[Site, dict[str, np.ndarray]]]] = {}
     for module, arrays in parts.items():
         if module not in at:
             reason = refused.get(module) or nearest(module, at)
-            raise UserError(f"{path / WEIGHTS}: {module} cannot take an adapter: {reason}")
+            raise UserError(f"{where}: {module} cannot take an adapter: {reason}")
         site = at[module]
         if site.path.endswith("token_embed/embedding") and getattr(base.model, "tied", False):
             raise UserError(
-                f"{path / WEIGHTS}: {module} is also the model's head, which PEFT adapts apart; merge it there first"
+                f"{where}: {module} is also the model's head, which PEFT adapts apart; merge it there first"
             )
         for part in site.parts():
             grouped.setdefault(part.path, {})[part.layer] = (part, arrays)
-    replaced = _replaced(plain, rules, flat, path)
+    replaced = _replaced(plain, rules, flat, where)
     # PEFT saves the layer under the adapter of an embedding or a head, too: that is the base, and not trained.
     under = {ours: replaced.pop(ours) for ours in grouped if ours in replaced}
     flat |= under
@@ -89,13 +116,18 @@ def _read(path: Path, table: Table) -> tuple[Parts, dict[str, np.ndarray]]:
     reader = safetensors.SafetensorsReader(
         path, WEIGHTS, renames=((rf"^{re.escape(PREFIX)}", ""), *table.renames, (r"\.base_layer\.", "."))
     )
+    return by_module({key: reader.read(key) for key in reader.names()})
+
+
+def by_module(tensors: Mapping[str, np.ndarray]) -> tuple[Parts, dict[str, np.ndarray]]:
+    """(adapter arrays by module, other tensors by name) of tensors with PEFT's names."""
     parts: Parts = {}
     plain: dict[str, np.ndarray] = {}
-    for key in reader.names():
+    for key, array in tensors.items():
         if match := _KEY.fullmatch(key):
-            parts.setdefault(match[1], {})[match[2]] = reader.read(key)
+            parts.setdefault(match[1], {})[match[2]] = array
         else:
-            plain[key] = reader.read(key)
+            plain[key] = array
     return parts, plain
 
 
@@ -122,7 +154,7 @@ def _lora(
         ranks[k] = pair[1].shape[0]
         said = peft_config.pattern_value(config.get("rank_pattern") or {}, site.module, config["r"])
         if ranks[k] != said:
-            raise UserError(f"{site.module}: the rank is {ranks[k]}, but {CONFIG} says {said}")
+            raise UserError(f"{site.module}: the rank is {ranks[k]}, but the settings say {said}")
         alphas[k] = peft_config.pattern_value(config.get("alpha_pattern") or {}, site.module, config["lora_alpha"])
         magnitudes[k] = site.own(arrays["lora_magnitude_vector"].reshape(-1).astype(np.float32)) if dora else None
     rank = max(ranks)
@@ -189,5 +221,5 @@ def _replaced(
         for name in given:
             del left[name]
     if left:
-        raise UserError(f"{where / WEIGHTS}: {next(iter(left))} has no place in the model")
+        raise UserError(f"{where}: {next(iter(left))} has no place in the model")
     return out

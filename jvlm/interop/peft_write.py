@@ -27,6 +27,19 @@ LEARNED = set(peft_prompts.KINDS.values())
 
 def save(pretrained: Pretrained, path: Path) -> None:
     """Writes the one adapter of `pretrained` as a PEFT directory. UserError where PEFT has no form for it."""
+    config, tensors = settled(pretrained)
+    write_whole(path, lambda part: fill(part, config, tensors))
+
+
+def fill(path: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Puts both files of a PEFT directory into the folder `path`."""
+    prefix = "" if set(tensors) == {peft_prompts.TENSOR} else PREFIX
+    write_json(path / CONFIG, config)
+    safetensors.write(path, [(prefix + name, np.ascontiguousarray(x)) for name, x in tensors.items()], WEIGHTS)
+
+
+def settled(pretrained: Pretrained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(PEFT's settings, tensors by name) of the one adapter of `pretrained`. UserError where PEFT has none for it."""
     leaves = {p: leaf for p, leaf in flatten(pretrained.params).items() if isinstance(leaf, Adapter)}
     if not leaves:
         raise UserError("the model has no adapter to write; --format hf writes the model itself")
@@ -37,11 +50,9 @@ def save(pretrained: Pretrained, path: Path) -> None:
     if any(leaf.weight != 1.0 for leaf in leaves.values()):
         raise UserError("the adapter has another weight than 1, which PEFT does not store; merge it (--format hf)")
     if kinds <= LEARNED:
-        config, tensors = peft_prompts.write(leaves, pretrained)
         if pretrained.trained:
             raise UserError(f"{pretrained.trained[0]} is trained beside the prompt, for which PEFT has no form")
-        _write(path, config, tensors)
-        return
+        return peft_prompts.write(leaves, pretrained)
     flat = variables_flat({"params": pretrained.params, **pretrained.state})
     rules = list(table_of(pretrained).rules(pretrained.model))
     found, refused = sites(rules, flat)
@@ -63,16 +74,7 @@ def save(pretrained: Pretrained, path: Path) -> None:
     elif biases != "none":
         raise UserError("PEFT's IA3 has no trained biases; write the merged model (--format hf)")
     modules = config.pop("modules")
-    config = peft_config.written(modules=modules, saved=saved, **config)
-    _write(path, config, {PREFIX + name: x for name, x in (tensors | extra).items()})
-
-
-def _write(path: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    def fill(part: Path) -> None:
-        write_json(part / CONFIG, config)
-        safetensors.write(part, [(name, np.ascontiguousarray(x)) for name, x in tensors.items()], WEIGHTS)
-
-    write_whole(path, fill)
+    return peft_config.written(modules=modules, saved=saved, **config), tensors | extra
 
 
 def _reasons(r: mapping.Rule, flat: Mapping[str, Any], refused: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,18 @@ class SafetensorsReader:
     """Random access to the tensors of a directory: one file, or shards with an index.
 
     `renames` are pairs (regular expression, replacement), applied in turn to every name. Raises UserError for a
-    missing, truncated or unindexed file.
+    missing, truncated or unindexed file. `metadata` are the headers' own words.
     """
 
     def __init__(self, directory: Path, single: str = SINGLE, renames: Sequence[tuple[str, str]] = ()) -> None:
         self._where: dict[str, tuple[Any, str]] = {}
+        self.metadata: dict[str, str] = {}
         for path in _files(directory, single):
             try:
                 handle = safetensors.safe_open(path, framework="numpy")
             except (safetensors.SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+            self.metadata |= handle.metadata() or {}
             inside = handle.keys()
             for stored in inside:
                 name = stored
@@ -69,10 +71,11 @@ def write(
     tensors: Iterable[tuple[str, np.ndarray]],
     single: str = SINGLE,
     shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Writes named tensors below `directory`, one file or shards with an index as transformers names them.
 
-    Holds one shard in memory. Returns the file names written.
+    What `metadata` says stands in the header. Holds one shard in memory. Returns the file names written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     stem = single.removesuffix(".safetensors")
@@ -83,7 +86,7 @@ def write(
         total += sum(tensor.nbytes for tensor in shard.values())
         weight_map |= dict.fromkeys(shard, count)
         part = directory / f"{stem}.{count}.part"
-        save_file(shard, part, metadata={"format": "pt"})
+        save_file(shard, part, metadata={"format": "pt", **(metadata or {})})
         part.chmod(0o644)  # safetensors writes for the owner alone
     if count == 1:
         (directory / f"{stem}.1.part").replace(directory / single)

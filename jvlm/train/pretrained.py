@@ -22,7 +22,8 @@ from jvlm.core.files import write_json
 from jvlm.core.tree import flatten, unflatten
 from jvlm.core.types import Params
 from jvlm.data.processor import Processor
-from jvlm.interop import native, peft_write
+from jvlm.interop import adapters, native
+from jvlm.interop.diffusers import lora
 from jvlm.interop.directory import WRITERS, load_directory
 from jvlm.interop.native import MODEL_FILE, read_files, write_model
 from jvlm.interop.pretrained import Pretrained
@@ -114,7 +115,12 @@ def save_workdir(pretrained: Pretrained, path: Path) -> None:
     write_whole(path, fill)
 
 
-FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {**WRITERS, "peft": peft_write.save, "jvlm": save_workdir}
+FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {
+    **WRITERS,
+    "peft": adapters.save_peft,
+    "diffusers-lora": lora.save,
+    "jvlm": save_workdir,
+}
 
 
 def differing_captions(a: Pretrained, b: Pretrained, captions: Sequence[str]) -> list[str]:

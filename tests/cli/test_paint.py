@@ -197,3 +197,23 @@ def test_a_mask_of_another_size_and_a_missing_folder_are_named(
     (tmp_path / "broken" / "model_index.json").write_text(index)
     with pytest.raises(UserError, match="unet is missing"):
         jvlm.load(tmp_path / "broken")
+
+
+def test_an_adapter_paints_as_in_the_pipeline_put_on_or_merged(first: Saved, tmp_path: Path) -> None:
+    from tests.interop import lora_files
+
+    pipeline = lora_files.fresh(first.directory, "StableDiffusionPipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    added = lora_files.add(pipeline, r=4, lora_alpha=8)
+    layers = {f"{part}_lora_layers": state for part, (_, state) in added.items()}
+    told = {f"{part}_lora_adapter_metadata": config for part, (config, _) in added.items()}
+    pipeline.save_lora_weights(tmp_path / "lora", **layers, **told)
+    wanted = theirs(pipeline, first.latents, num_inference_steps=5, guidance_scale=5.0)
+    file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    shared = ["--prompt", PROMPT, "--latents", first.latents, "--steps", 5, "--guidance", 5]
+    words = [*shared, "--model", first.directory, "--output", tmp_path / "out.png"]
+    assert np.abs(painted(*words, "--adapter", file) - wanted).max() <= 2
+    assert np.abs(painted(*words, "--adapter", file, "--weight", 0) - wanted).max() > 10
+    assert main(["adapt", str(first.directory), "--adapter", str(file), "--merge", str(tmp_path / "merged")]) == 0
+    out = painted(*shared, "--model", tmp_path / "merged", "--output", tmp_path / "merged.png")
+    assert np.abs(out - wanted).max() <= 2

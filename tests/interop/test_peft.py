@@ -186,7 +186,7 @@ def test_settings_of_peft_are_honoured(clip: Base, fields: dict[str, Any], tmp_p
         (dict(trainable_token_indices=[3]), "trainable_token_indices"),
         (dict(something_new=1), "something_new = 1"),
         (dict(init_lora_weights="pissa"), "'pissa' changes the base"),
-        (dict(r=9), "the rank is 2, but adapter_config.json says 9"),
+        (dict(r=9), "the rank is 2, but the settings say 9"),
         (dict(use_dora=True), "lora_magnitude_vector is missing"),
     ],
 )

@@ -12,6 +12,7 @@ from jvlm.data.processor import Processor, TextSpec
 from jvlm.data.tokenizers import FILES, Tokenizer, tokenizer_from_files
 from jvlm.interop.diffusers import schedulers
 from jvlm.interop.diffusers.component import Component, load_component, save_component, write_component
+from jvlm.interop.diffusers.parts import FAMILY, parts
 from jvlm.interop.diffusers.unet import VERSION
 from jvlm.interop.hf import directory as hf
 from jvlm.interop.hf import processor as hf_processor
@@ -20,7 +21,6 @@ from jvlm.interop.weights import Placement, read_json, write_json, write_whole
 from jvlm.losses.noise import Schedule
 
 INDEX = "model_index.json"
-FAMILY = "latent-diffusion"
 PIPELINES = {
     "StableDiffusionPipeline": False,
     "StableDiffusionImg2ImgPipeline": False,
@@ -56,27 +56,27 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
     for name in _names(PIPELINES[kind]):
         if not (path / name).is_dir():
             raise UserError(f"{path / name} is missing; {kind} needs that folder, copy the directory again")
-    parts: dict[str, Any] = {
+    found: dict[str, Any] = {
         name: load_component(path / name, dtype=dtype, placement=placement) for name in ("unet", "vae")
     }
     towers = dict(text="text_encoder", text_2="text_encoder_2") if PIPELINES[kind] else dict(text="text_encoder")
-    parts |= {ours: hf.load(path / name, dtype=dtype, placement=placement) for ours, name in towers.items()}
+    found |= {ours: hf.load(path / name, dtype=dtype, placement=placement) for ours, name in towers.items()}
     scheduler = read_json(path / "scheduler" / schedulers.FILE)
     tokenizers = [_tokenizer(path / name.replace("text_encoder", "tokenizer")) for name in towers.values()]
     if len(tokenizers) > 1 and tokenizers[0][0].encode("a b") != tokenizers[1][0].encode("a b"):
         raise UserError(f"{path}: tokenizer and tokenizer_2 have different vocabularies; jvlm reads those with one")
     config = {
         "family": FAMILY,
-        **{name: {key: value for key, value in part.config.items() if key != "family"} for name, part in parts.items()},
+        **{name: {key: value for key, value in part.config.items() if key != "family"} for name, part in found.items()},
         "schedule": asdict(schedulers.read(scheduler).schedule),
         "pads": [tokenizer.pad_id for tokenizer, _ in tokenizers],
         "zero_negative": bool(index.get("force_zeros_for_empty_prompt", PIPELINES[kind])),
     }
     model = models.create(config)
-    published = {name: dict(part.published) for name, part in parts.items()}
+    published = {name: dict(part.published) for name, part in found.items()}
     published |= dict(index=index, scheduler=scheduler, tokenizer_2=tokenizers[-1][1] if PIPELINES[kind] else {})
     text = TextSpec(length=model.length, pad_id=tokenizers[0][0].pad_id)
-    params = {name: part.params for name, part in parts.items()}
+    params = {name: part.params for name, part in found.items()}
     return Pretrained(model, params, {}, config, Processor(None, text, tokenizers[0][0]), published)
 
 
@@ -112,13 +112,11 @@ def _fill(pretrained: Pretrained, path: Path) -> None:
         index["force_zeros_for_empty_prompt"] = model.zero_negative
     else:
         index["requires_safety_checker"] = False
-    for name, family in (("unet", "unet"), ("vae", "autoencoder")):
-        part = Component(getattr(model, name), pretrained.params[name], {"family": family}, published.get(name, {}))
-        write_component(part, path / name)
-    for ours, theirs in (("text", "text_encoder"), ("text_2", "text_encoder_2"))[: 1 + two]:
-        fields, tower = {"family": "clip-text", **pretrained.config[ours]}, getattr(model, ours)
-        own = Pretrained(tower, pretrained.params[ours], {}, fields, Processor(), dict(published.get(ours, {})))
-        hf.save(own, path / theirs)
+    for folder, own in parts(pretrained).items():
+        if own.config["family"] == "clip-text":
+            hf.save(own, path / folder)
+        else:
+            write_component(Component(own.model, own.params, own.config, own.published), path / folder)
     (path / "tokenizer").mkdir()
     hf_processor.write(path / "tokenizer", pretrained.processor, "clip")
     if two:

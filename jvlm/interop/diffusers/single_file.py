@@ -72,7 +72,7 @@ def rules(model: LatentDiffusion) -> list[Rule]:
     """The tensor table of the whole file."""
     vae = [_of_one_pixel(r) for r in autoencoder.rules(model.vae)]
     out = [
-        *nest(_renamed(unet.rules(model.unet), unet_names(model.unet)), _UNET, "unet/"),
+        *nest(original_rules(model.unet), _UNET, "unet/"),
         *nest(_renamed(vae, vae_names(len(model.vae.widths), model.vae.layers)), _VAE, "vae/"),
     ]
     if model.text_2 is None:
@@ -83,6 +83,11 @@ def rules(model: LatentDiffusion) -> list[Rule]:
         *nest(TEXT.rules(model.text), _TEXTS + "0.transformer.text_model.", "text/"),
         *nest(second, _TEXTS + "1.model.", "text_2/"),
     ]
+
+
+def original_rules(model: UNet) -> list[Rule]:
+    """The tensor table of a conditional UNet under the names of the original training code, in the same order."""
+    return _renamed(unet.rules(model), unet_names(model))
 
 
 def _of_one_pixel(r: Rule) -> Rule:
