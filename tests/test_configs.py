@@ -70,6 +70,7 @@ OWN = {
     "clip_tiny_emoji_pretrain.py",
     "clip_tiny_tar_pretrain.py",
     "ldm_tiny_emoji_pretrain.py",
+    "vq_tiny_emoji_pretrain.py",
 }
 """Sizes of nobody else's."""
 

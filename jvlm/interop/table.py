@@ -59,7 +59,7 @@ def unsize(value: int | tuple[int, int]) -> int | list[int]:
     return value if isinstance(value, int) else list(value)
 
 
-STATE_COLLECTIONS = ("batch_stats",)
+STATE_COLLECTIONS = ("batch_stats", "codebooks")
 
 
 def variables_flat(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class Quantizing(nn.Module):
     """An autoencoder through a codebook (van den Oord et al., arXiv:1711.00937; Esser et al., arXiv:2012.09841).
 
     `image` [B, H, W, C] in -1..1. Gradients pass the quantization straight through; the codebook itself is moved by
-    its loss or by averages (`tasks/`), not through the picture.
+    its loss or, `averaged`, by averages of the latents (`tasks/`), not through the picture. It is then no parameter
+    but state: `vectors`, `counts` and `sums` in the collection `codebooks`.
     """
 
     image_size: int
@@ -45,6 +46,7 @@ class Quantizing(nn.Module):
     layers: int = 1
     vocab_size: int = 256
     code_dim: int = 3
+    averaged: bool = False
     attend: bool = True
     scaling: float = 0.18215
     groups: int = 32
@@ -59,7 +61,14 @@ class Quantizing(nn.Module):
         shape = (self.vocab_size, self.code_dim)
         bound = 1.0 / self.vocab_size
         init = named(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound), ("vocab", "embed"))
-        self.codebook = self.param("codebook", init, shape, jnp.float32)
+        if not self.averaged:
+            self.codebook = self.param("codebook", init, shape, jnp.float32)
+            return
+        vectors = self.variable("codebooks", "vectors", lambda: init(self.make_rng("params"), shape, jnp.float32))
+        # As if every word had been seen once.
+        self.variable("codebooks", "counts", named(jnp.ones, ("vocab",)), shape[:1], jnp.float32)
+        self.variable("codebooks", "sums", lambda: vectors.value)
+        self.codebook = vectors.value
 
     def example(self, batch: int = 1) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of what the call takes."""

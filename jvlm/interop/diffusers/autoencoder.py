@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from jvlm.core.bijections import Bijection
 from jvlm.core.mapping import Rule, rule
 from jvlm.interop.diffusers.blocks import RENAMES, conv, known_only, pointwise, residual, spatial_attention
 from jvlm.interop.diffusers.unet import VERSION
@@ -17,6 +20,10 @@ _DEFAULTS: dict[str, Any] = dict(
 _GAUSSIAN: dict[str, Any] = _DEFAULTS | dict(
     latent_channels=4, shift_factor=None, use_quant_conv=True, use_post_quant_conv=True
 )
+_CODEBOOK = "quantize.embedding.weight"
+_AVERAGED = tuple(f"codebooks/{name}" for name in ("vectors", "counts", "sums"))
+# The words alone are published: their averages start as if every word had been seen once.
+_STARTED = Bijection("started", lambda x: (x, np.ones(len(x), x.dtype), x), lambda vectors, *averages: vectors)
 _QUANTIZED: dict[str, Any] = _DEFAULTS | dict(latent_channels=3, num_vq_embeddings=256, vq_embed_dim=None)
 
 
@@ -112,7 +119,7 @@ def vq_rules(model: Quantizing) -> list[Rule]:
         *_coder(model, "decoder", decodes=True),
         *pointwise("quant_conv", "quant_proj"),
         *pointwise("post_quant_conv", "post_quant_proj"),
-        rule("quantize.embedding.weight", "codebook"),
+        rule(_CODEBOOK, _AVERAGED, _STARTED) if model.averaged else rule(_CODEBOOK, "codebook"),
     ]
 
 

@@ -20,12 +20,13 @@ CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Component:
-    """`model`, a linen module, with its `params`; `config` rebuilds it, `published` is the folder's own."""
+    """`model`, a linen module, with its `params` and `state`; `config` rebuilds it, `published` is the folder's own."""
 
     model: Any
     params: Params
     config: dict[str, Any]
     published: Mapping[str, Any] = field(default_factory=dict)
+    state: Params = field(default_factory=dict)
 
 
 def holds_component(path: Path) -> bool:
@@ -56,7 +57,7 @@ def write_component(component: Component, path: Path) -> None:
     if component.published.get("_class_name") == config["_class_name"]:
         config = merge(component.published, config)
     write_json(path / CONFIG, config)
-    flat = variables_flat({"params": merge_adapters(component.params)})
+    flat = variables_flat({"params": merge_adapters(component.params), **component.state})
     safetensors.write(path, mapping.save(table.rules(component.model), flat), WEIGHTS)
 
 

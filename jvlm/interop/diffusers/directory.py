@@ -95,7 +95,7 @@ def save(pretrained: Pretrained, path: Path) -> None:
     What jvlm does not run (a safety checker) is left out of the index. Adapters are merged; weights keep their dtype.
     """
     if pretrained.config["family"] != FAMILY:
-        part = Component(pretrained.model, pretrained.params, pretrained.config, pretrained.published)
+        part = Component(pretrained.model, pretrained.params, pretrained.config, pretrained.published, pretrained.state)
         save_component(part, path)
         return
     write_whole(path, lambda part: _fill(pretrained, part))
