@@ -69,6 +69,7 @@ OWN = {
     "blip2_tiny_easyvqa_pretrain.py",
     "clip_tiny_emoji_pretrain.py",
     "clip_tiny_tar_pretrain.py",
+    "ldm_tiny_emoji_dreambooth_lora.py",
     "ldm_tiny_emoji_pretrain.py",
     "vq_tiny_emoji_pretrain.py",
 }

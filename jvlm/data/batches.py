@@ -59,8 +59,9 @@ class BatchMaker:
             epoch, index = self.order(start + row)
             batch["index"][row] = index
             try:
-                self._fill(batch, row, self.source[index], epoch, index)
-                batch["weight"][row] = 1.0
+                sample = self.source[index]
+                self._fill(batch, row, sample, epoch, index)
+                batch["weight"][row] = sample.weight
             except (BadSample, image_ops.BadPicture) as error:
                 bad.append(Bad(index, error.cause, str(error)))
             except OSError as error:

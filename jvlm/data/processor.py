@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from jvlm.core.errors import ConfigError, UserError, nearest
-from jvlm.data import image_ops
+from jvlm.data import image_ops, learned_words
 from jvlm.data.image_spec import ImageSpec
 from jvlm.data.tokenizers import Tokenizer, tokenizer_from_dict, tokenizer_to_dict
 
@@ -27,7 +27,8 @@ class TextSpec:
     stay.
 
     `clip`: text longer than `length` is cut; otherwise it is an error. `context` learned vectors (CoOp) stand after the
-    start token, as the ids -1, -2, ...; with `classes` each of these texts has vectors of its own.
+    start token, as the ids -1, -2, ...; with `classes` each of these texts has vectors of its own. `words` name learned
+    vectors that stand wherever a text has the word (textual inversion), as the same ids.
     """
 
     length: int
@@ -36,6 +37,7 @@ class TextSpec:
     clip: bool = True
     context: int = 0
     classes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Processor:
         """Token ids of a text with its special tokens and learned context, neither cut nor padded."""
         if self.text is None or self.tokenizer is None:
             raise UserError("this model takes no text: its directory has no tokenizer")
+        if self.text.words:
+            return learned_words.encode(text, self.tokenizer, self.text.words)
         ids = list(self.tokenizer.encode(text))
         size, classes = self.text.context, self.text.classes
         if not size:
@@ -95,7 +99,8 @@ class Processor:
         (`tokenizer.to_files()`)."""
         values = {
             "image": self.image and _plain(dataclasses.asdict(self.image)),
-            "text": self.text and dataclasses.asdict(self.text),
+            # Without learned words as it was before there were any, so that what was saved has the same fingerprint.
+            "text": self.text and {k: v for k, v in dataclasses.asdict(self.text).items() if k != "words" or v},
             "tokenizer": self.tokenizer and tokenizer_to_dict(self.tokenizer),
         }
         return values | ({BRIDGE: tokenizer_to_dict(self.bridge_tokenizer)} if self.bridge_tokenizer else {})

@@ -13,13 +13,17 @@ from jvlm.core.errors import UserError
 
 
 class Sample(NamedTuple):
-    """One picture (the file's bytes) with its captions; `extra` is what else the format holds about it."""
+    """One picture (the file's bytes) with its captions; `extra` is what else the format holds about it.
+
+    `weight` is what it counts for in the loss.
+    """
 
     image: bytes
     captions: list[str]
     label: int | None = None
     key: str = ""
     extra: Mapping[str, Any] = {}
+    weight: float = 1.0
 
 
 class BadSample(UserError):

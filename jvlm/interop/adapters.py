@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jvlm.core.errors import UserError
 from jvlm.interop import peft, peft_write
-from jvlm.interop.diffusers import lora
+from jvlm.interop.diffusers import embeddings, lora
 from jvlm.interop.diffusers.parts import FAMILY, joined, parts
 from jvlm.interop.pretrained import Pretrained
 
@@ -13,14 +13,16 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
     """`base` with the adapter in `path` on it, called `name`.
 
     That is a PEFT directory; for a text-to-image model also a folder with one for each part, a LoRA file of diffusers
-    or kohya, or the folder of such a file. UserError says what is missing or does not fit.
+    or kohya, a learned word, or the folder of such a file. UserError says what is missing or does not fit.
     """
     if path.is_file():
-        return lora.load(path, base, name)
+        return (embeddings if embeddings.holds(path) else lora).load(path, base, name)
     if not path.is_dir():
         raise UserError(f"{path} does not exist; give a PEFT directory or a LoRA file")
     if (path / lora.FILE).is_file():
         return lora.load(path / lora.FILE, base, name)
+    if (word := path / embeddings.FILES["text_encoder"]).is_file():
+        return embeddings.load(word, base, name)
     if base.config["family"] != FAMILY:
         return peft.load(path, base, name)
     known = parts(base)

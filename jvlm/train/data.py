@@ -8,6 +8,7 @@ import jax
 from jvlm.core import build
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import DATASETS
+from jvlm.data.annotated import Annotated
 from jvlm.data.augment import Augment
 from jvlm.data.conversation_batches import make_conversation_iterator
 from jvlm.data.mixture import Mixture
@@ -20,9 +21,11 @@ from jvlm.train.setup import Run
 def make_source(fields: Mapping[str, Any]) -> Any:
     """The source of `{"name": a key of DATASETS, **fields}`, or of `{"mixture": [{..., "weight": w}, ...]}`.
 
-    Of samples or of conversations, as the dataset is.
+    Of samples or of conversations, as the dataset is. Fields of `annotated.Annotated` may stand beside any other.
     """
     fields = dict(fields)
+    if said := {key: fields.pop(key) for key in ("prompts", "loss_weight", "label") if key in fields}:
+        return Annotated(make_source(fields), **said)
     if parts := fields.pop("mixture", None):
         if fields:
             raise ConfigError(f"a mixture has no field {next(iter(fields))!r} beside its parts")

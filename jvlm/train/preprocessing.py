@@ -44,7 +44,8 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
     tokenizer = base.tokenizer if base is not None and base.tokenizer is not None else read_tokenizer(name)
     tokenizer = prepared(tokenizer, model, fields.get("template"), fields.get("image_token"))
     pad = base.text.pad_id if base is not None and base.text is not None else tokenizer.pad_id
-    text = TextSpec(length=shapes["tokens"][0][1], pad_id=pad)
+    learned = base.text.words if base is not None and base.text is not None else ()
+    text = TextSpec(length=shapes["tokens"][0][1], pad_id=pad, words=learned)
     words = getattr(model, "text_tower", model).vocab_size
     known = max(words, 1 + getattr(model, "image_token", -1))
     if tokenizer.vocab_size > known:

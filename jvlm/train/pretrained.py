@@ -23,7 +23,7 @@ from jvlm.core.tree import flatten, unflatten
 from jvlm.core.types import Params
 from jvlm.data.processor import Processor
 from jvlm.interop import adapters, native
-from jvlm.interop.diffusers import lora
+from jvlm.interop.diffusers import embeddings, lora
 from jvlm.interop.directory import WRITERS, load_directory
 from jvlm.interop.native import MODEL_FILE, read_files, write_model
 from jvlm.interop.pretrained import Pretrained
@@ -119,6 +119,7 @@ FORMATS: dict[str, Callable[[Pretrained, Path], None]] = {
     **WRITERS,
     "peft": adapters.save_peft,
     "diffusers-lora": lora.save,
+    "textual-inversion": embeddings.save,
     "jvlm": save_workdir,
 }
 

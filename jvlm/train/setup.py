@@ -15,6 +15,7 @@ from jvlm.core.errors import ConfigError
 from jvlm.core.sharding import PRESETS, Rules, batch_shards, make_mesh
 from jvlm.core.tree import flatten, select
 from jvlm.core.types import Params
+from jvlm.data.learned_words import named_rows
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.processor import Processor
 from jvlm.generate.conversing import conversing
@@ -30,6 +31,7 @@ from jvlm.transforms.adapter_method import Method
 from jvlm.transforms.adapters import build_leaves, frozen_paths
 from jvlm.transforms.freeze import partition
 from jvlm.transforms.methods import ContextMethod, make_method
+from jvlm.transforms.prompt_methods import WordsMethod
 
 # Fields of a model that say how it computes, not what: a configuration sets them also when it starts from weights.
 _RUNTIME = ("dtype", "scan", "remat")
@@ -119,6 +121,8 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         raise ConfigError(f"an adapter of kind {kind!r} cannot be merged into an export; set --config.export=''")
     if isinstance(adapter, ContextMethod) and not abstract:
         processor = with_context(processor, adapter)
+    if isinstance(adapter, WordsMethod) and not abstract:
+        processor, adapter = with_words(processor, adapter)
     if adapter is not None:
         held = select(flatten(params), frozen)
         params = jax.eval_shape(
@@ -156,6 +160,19 @@ def with_context(processor: Processor, method: ContextMethod) -> Processor:
         raise ConfigError(f"adapter.context = {method.context} leaves no room for words; give less than {room}")
     text = replace(processor.text, context=method.context, classes=tuple(method.classes))
     return replace(processor, text=text)
+
+
+def with_words(processor: Processor, method: WordsMethod) -> tuple[Processor, WordsMethod]:
+    """The preprocessing that knows the words to be learned, and the method with the tokens that they start as."""
+    text, tokenizer = processor.text, processor.tokenizer
+    if text is None or tokenizer is None:
+        raise ConfigError("adapter 'textual_inversion' learns words of texts, and this model takes none")
+    if text.words:
+        raise ConfigError(f"the model has learned {text.words[0]!r} before; start from the model without it")
+    ids = tokenizer.encode(method.init)
+    start = ids[len(tokenizer.prefix) : len(ids) - len(tokenizer.suffix)]
+    words = tuple(row for word in method.tokens for row in named_rows(word, method.vectors))
+    return replace(processor, text=replace(text, words=words)), replace(method, start=tuple(start))
 
 
 def conversing_with(task: Language, processor: Processor) -> MultimodalProcessor:

@@ -17,7 +17,7 @@ from jvlm.transforms.bottleneck import Bottleneck
 from jvlm.transforms.context import Context
 from jvlm.transforms.ia3 import Ia3
 from jvlm.transforms.lora_method import LoraMethod
-from jvlm.transforms.prompt_methods import PrefixMethod, PromptMethod
+from jvlm.transforms.prompt_methods import PrefixMethod, PromptMethod, WordsMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ ADAPTERS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "coop": (ContextMethod, {}),
     "prefix": (PrefixMethod, {}),
     "prompt": (PromptMethod, {}),
+    "textual_inversion": (WordsMethod, {}),
 }
 """Each kind's class, and the fields that its name sets."""
 

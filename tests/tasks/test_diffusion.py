@@ -39,8 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(pipeline, m.model, m.params, dict(image=image, tokens=tokens))
 
 
-def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | None, dropped: list[bool]) -> float:
-    """The loss as diffusers' training scripts compute it."""
+def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | None, dropped: list[bool]) -> Any:
+    """The losses [4] as diffusers' training scripts compute them."""
     pipeline = trained.pipeline
     draws = task.draws(jax.random.split(rng)[0], (4, 4, 4, 4))
     scheduler = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -58,7 +58,7 @@ def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | Non
         if gamma is not None:
             snr = diffusers.training_utils.compute_snr(scheduler, times)
             error = error * torch.minimum(snr, torch.full_like(snr, gamma)) / snr
-    return float(error.mean())
+    return error
 
 
 @pytest.mark.parametrize(("gamma", "offset", "cached"), [(None, 0.0, False), (5.0, 0.1, True)])
@@ -74,7 +74,17 @@ def test_loss_is_that_of_diffusers_and_torch(
         moments = jax.jit(task.predict_fns()["moments"])({"params": trained.params}, batch.pop("image"))
         batch["moments"] = moments
     loss = jax.jit(task.loss)(trained.params, {}, batch, rng)
-    wanted = theirs(trained, task, rng, gamma, dropped.tolist())
+    wanted = float(theirs(trained, task, rng, gamma, dropped.tolist()).mean())
+    assert abs(float(loss.sum / loss.weight) - wanted) <= 1e-4 * wanted
+
+
+def test_pictures_of_the_class_weigh_as_in_dreambooth(trained: Trained) -> None:
+    rng, prior = jax.random.key(3), 0.4
+    task = Diffusion(trained.model, caption_dropout=0.0)
+    batch = dict(trained.batch, weight=np.asarray([1, 1, prior, prior], np.float32))
+    loss = jax.jit(task.loss)(trained.params, {}, batch, rng)
+    subject, kin = theirs(trained, task, rng, None, [False] * 4).chunk(2)
+    wanted = float(subject.mean() + prior * kin.mean()) / (1 + prior)  # ours is a mean over the weights
     assert abs(float(loss.sum / loss.weight) - wanted) <= 1e-4 * wanted
 
 
