@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jvlm.core import leaves
 from jvlm.core.sharding import Names
 from jvlm.nn.axes import named
-from jvlm.nn.reductions import add_bias
+from jvlm.nn.reductions import add_bias, settled
 
 Initializer = nn.initializers.Initializer
 
@@ -23,12 +23,13 @@ class Dense(nn.Module):
     """`x` [..., in] to [..., features]; parameters `kernel` [in, features] and `bias` [features] in float32.
 
     `axes` names the kernel's two axes for sharding. The remat policies of `nn/remat.py` know the output by the
-    module's name.
+    module's name. `settle`: see `settled`.
     """
 
     features: int
     axes: tuple[str | None, str | None]
     use_bias: bool = True
+    settle: bool = False
     dtype: Any = jnp.float32
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
@@ -37,7 +38,10 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", named(self.kernel_init, self.axes), shape, jnp.float32)
-        y = leaves.matmul(x.astype(self.dtype), kernel)
+        x = x.astype(self.dtype)
+        if self.settle and not isinstance(kernel, leaves.Leaf):
+            x, kernel = settled(x, kernel)
+        y = leaves.matmul(x, kernel)
         if self.use_bias:
             bias = self.param("bias", named(self.bias_init, self.axes[1:]), (self.features,), jnp.float32)
             y = add_bias(y, bias)

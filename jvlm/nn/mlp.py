@@ -27,10 +27,10 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared: dict[str, Any] = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
-        y = Dense(self.mlp_dim, axes=("embed", "mlp"), name="up", **shared)(x)
+        y = Dense(self.mlp_dim, axes=("embed", "mlp"), settle=True, name="up", **shared)(x)
         y = constrain(y, ("batch",) + (None,) * (y.ndim - 2) + ("mlp",))
         if self.gated:
-            gate = Dense(self.mlp_dim, axes=("embed", "mlp"), name="gate", **shared)(x)
+            gate = Dense(self.mlp_dim, axes=("embed", "mlp"), settle=True, name="gate", **shared)(x)
             y = y * activation(self.act)(constrain(gate, ("batch",) + (None,) * (gate.ndim - 2) + ("mlp",)))
         else:
             y = activation(self.act)(y)

@@ -5,6 +5,8 @@ of a pre-norm transformer then costs six times its forward pass instead of twice
 fusion and runs at the speed of a matrix product. Elsewhere the plain reduction is the faster form.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -47,3 +49,29 @@ def _add_bias_backward(bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+@jax.custom_vjp
+def settled(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both as they are; backward neither gradient is used before both are there.
+
+    Left to itself the TPU's scheduler keeps the large hidden gradient that a kernel's is made of until the end of a
+    block's backward pass.
+    """
+    return x, kernel
+
+
+def _settled_forward(x: Any, kernel: Any) -> tuple[tuple[jax.Array, jax.Array], tuple[()] | None]:
+    # A frozen kernel has no gradient to wait for; None says so, since what is kept can be no flag.
+    return (x.value, kernel.value), () if x.perturbed and kernel.perturbed else None
+
+
+def _settled_backward(both: tuple[()] | None, cotangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    if both is None:
+        return cotangents
+    return jax.lax.platform_dependent(
+        *cotangents, cpu=lambda *both: both, default=lambda *both: jax.lax.optimization_barrier(both)
+    )
+
+
+settled.defvjp(_settled_forward, _settled_backward, symbolic_zeros=True)
