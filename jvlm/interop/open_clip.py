@@ -231,15 +231,15 @@ def rules(model: DualEncoder) -> list[Rule]:
     ]
 
 
-def text_rules(projection: str = "text_proj/kernel") -> list[Rule]:
-    """The text tower and its `projection`."""
-    return [
+def text_rules(projection: str | None = "text_proj/kernel") -> list[Rule]:
+    """The text tower and its `projection`, None where it has none."""
+    out = [
         rule("token_embedding.weight", "text_tower/token_embed/embedding"),
         rule("positional_embedding", "text_tower/pos_embed"),
         *_blocks("transformer", "text_tower/blocks"),
         *norm("ln_final", "text_tower/norm"),
-        rule("text_projection", projection),
     ]
+    return out if projection is None else [*out, rule("text_projection", projection)]
 
 
 # A model with `custom_text` keeps its text tower below `text.`; what it computes is the same.

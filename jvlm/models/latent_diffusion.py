@@ -162,6 +162,10 @@ TINY: dict[str, Any] = dict(
 VARIANTS: dict[str, dict[str, Any]] = {
     # arXiv:2112.10752
     "sd-1.5": dict(unet=UNETS["sd-1.5"], vae=VAES["sd"], text=TEXTS["sd-1.5"]),
+    # its second release: OpenCLIP's text tower; at 768 pixels v is predicted
+    "sd-2.1": dict(
+        unet=UNETS["sd-2.1"], vae=VAES["sd"], text=TEXTS["sd-2.1"], pads=(0,), schedule=dict(prediction="v")
+    ),
     # arXiv:2307.01952
     "sdxl": dict(
         unet=UNETS["sdxl"],

@@ -79,7 +79,7 @@ def unet(variant: str) -> Any:
 
 
 def latent_diffusion(variant: str) -> Any:
-    parts = [unet(variant), autoencoder("sd"), clip_text("sd-1.5")]
+    parts = [unet(variant), autoencoder("sd"), clip_text("sd-2.1" if variant == "sd-2.1" else "sd-1.5")]
     return torch.nn.ModuleList([*parts, clip_text("sdxl-2")] if variant == "sdxl" else parts)
 
 

@@ -1,9 +1,10 @@
-"""Single-file checkpoints of Stable Diffusion 1.x and SDXL, as they were trained: read, never written.
+"""Single-file checkpoints of Stable Diffusion 1.x, 2.x and SDXL, as they were trained: read, never written.
 
 Their tensor names are those of the original training code. The tables of diffusers' components are renamed to them, so
 nothing else of a component is said twice.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from jvlm.core.bijections import POINTWISE, TRANSPOSE
 from jvlm.core.errors import UserError
 from jvlm.core.mapping import Rule, nest
 from jvlm.data.processor import Processor, TextSpec
-from jvlm.data.tokenizers import clip_tokenizer
+from jvlm.data.tokenizers import Tokenizer, clip_tokenizer, tokenizer_from_files
 from jvlm.interop import open_clip
 from jvlm.interop.diffusers import autoencoder, unet
 from jvlm.interop.hf.clip_text import TABLE as TEXT
@@ -27,9 +28,13 @@ from jvlm.models.unet import UNet
 Names = Mapping[str, str]
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _TEXT, _TEXTS = "cond_stage_model.transformer.text_model.", "conditioner.embedders."
+_OPEN_TEXT = "cond_stage_model.model."
+_VARIANTS = {_TEXT: "sd-1.5", _OPEN_TEXT: "sd-2.1", _TEXTS: "sdxl"}
+# How far the release of 2.x at 512 pixels was trained, which is all that tells a file of it from those at 768.
+_BASE_STEPS = 875_000
 _IGNORE = (
     "*position_ids", "model_ema.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_*", "posterior_*", "logvar",
-    "denoiser.*", "*.logit_scale", "*attn_mask",
+    "denoiser.*", "*.logit_scale", "*attn_mask", "global_step",
 )  # fmt: skip
 _RESIDUAL = dict(
     norm1="in_layers.0", conv1="in_layers.2", time_emb_proj="emb_layers.1", norm2="out_layers.0", conv2="out_layers.3",
@@ -44,22 +49,31 @@ _AROUND = {
 
 
 def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = None) -> Pretrained:
-    """The model in the file `path`. Raises UserError for one that is neither SD 1.x nor SDXL, or lacks a tensor."""
+    """The model in the file `path`. UserError for one that is none of SD 1.x, 2.x and SDXL, or lacks a tensor.
+
+    A file of 2.x predicts v at 768 pixels unless its `global_step` is that of the release at 512, which predicts noise:
+    what the file does not say is as diffusers takes it.
+    """
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give a .safetensors file of Stable Diffusion 1.x or SDXL")
+        raise UserError(f"{path} does not exist; give a .safetensors file of Stable Diffusion 1.x, 2.x or SDXL")
     reader = SafetensorsReader(path.parent, path.name)
     names = set(reader.names())
     first = _UNET + "input_blocks.0.0.weight"
-    variant = next((name for key, name in ((_TEXT, "sd-1.5"), (_TEXTS, "sdxl")) if _any(names, key)), None)
+    variant = next((name for key, name in _VARIANTS.items() if _any(names, key)), None)
     if first not in names or variant is None:
-        raise UserError(f"{path} holds no Stable Diffusion 1.x or SDXL; give such a file, or a diffusers directory")
+        raise UserError(f"{path} holds no Stable Diffusion 1.x, 2.x or SDXL; give such a file or a diffusers directory")
     # An inpainting model sees a mask and a hidden picture, too.
-    channels = reader.shape(first)[1]
-    config = dict(family="latent-diffusion", variant=variant, unet=dict(in_channels=channels))
+    config: dict[str, Any] = dict(family="latent-diffusion", variant=variant)
+    config["unet"] = dict(in_channels=reader.shape(first)[1])
+    if variant == "sd-2.1" and "global_step" in names and int(reader.read("global_step")) == _BASE_STEPS:
+        config["unet"]["image_size"] = 64
+        config["schedule"] = dict(prediction="epsilon")
     config = {"family": config["family"], **models.fields(config)}
     model: Any = models.create(config)
-    variables = read_variables(model, rules(model), reader, dtype, placement, _IGNORE)
-    tokenizer = clip_tokenizer()
+    second = variant == "sd-2.1"
+    ignore = (*_IGNORE, *_unused(model)) if second else _IGNORE
+    variables = read_variables(model, rules(model, open_text=second), reader, dtype, placement, ignore)
+    tokenizer = _padded_with_zeros() if second else clip_tokenizer()
     processor = Processor(None, TextSpec(length=model.length, pad_id=tokenizer.pad_id), tokenizer)
     return Pretrained(model, variables["params"], {}, config, processor, {})
 
@@ -68,13 +82,29 @@ def _any(names: Iterable[str], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in names)
 
 
-def rules(model: LatentDiffusion) -> list[Rule]:
-    """The tensor table of the whole file."""
+def _unused(model: LatentDiffusion) -> tuple[str, ...]:
+    """What OpenCLIP's text tower has beyond the layers that a model listens to: the last, and the projection."""
+    return f"{_OPEN_TEXT}transformer.resblocks.{model.text.text_tower.depth}.*", f"{_OPEN_TEXT}text_projection"
+
+
+def _padded_with_zeros() -> Tokenizer:
+    """CLIP's tokenizer as SD 2.x is released with it: token 0, `!`, fills up a text."""
+    words = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="!")
+    config = dict(words, tokenizer_class="CLIPTokenizer", model_max_length=77)
+    return tokenizer_from_files(
+        {**clip_tokenizer().to_files(), "tokenizer_config.json": json.dumps(config, indent=2).encode()}
+    )
+
+
+def rules(model: LatentDiffusion, open_text: bool = False) -> list[Rule]:
+    """The tensor table of the whole file; `open_text` where the one text tower is OpenCLIP's."""
     vae = [_of_one_pixel(r) for r in autoencoder.rules(model.vae)]
     out = [
         *nest(original_rules(model.unet), _UNET, "unet/"),
         *nest(_renamed(vae, vae_names(len(model.vae.widths), model.vae.layers)), _VAE, "vae/"),
     ]
+    if open_text:
+        return [*out, *nest(open_clip.text_rules(None), _OPEN_TEXT, "text/")]
     if model.text_2 is None:
         return [*out, *nest(TEXT.rules(model.text), _TEXT, "text/")]
     second = open_clip.text_rules("proj/kernel")
