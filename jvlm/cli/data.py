@@ -3,6 +3,7 @@ shards of what an autoencoder makes of the pictures.
 """
 
 import argparse
+import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -68,15 +69,20 @@ def open_source(paths: list[str], kind: str | None, images: str | None = None) -
     """The dataset that `paths` are, by their names unless `kind` says it; `images` is where named pictures lie."""
     from etils import epath
 
-    from jvlm.core.errors import ConfigError
+    from jvlm.core.errors import ConfigError, UserError
     from jvlm.data import DATASETS
 
     if kind is None:
         path = epath.Path(paths[0])
+        if not path.exists() and not glob.has_magic(paths[0]):
+            raise UserError(f"{paths[0]} does not exist; give shards, a table or a folder")
         suffixes = {p.suffix for p in path.iterdir()} if path.is_dir() else {path.suffix}
         found = dict.fromkeys(FORMATS[s] for s in (".tar", ".array_record", ".parquet") if s in suffixes)
         found |= dict.fromkeys(FORMATS[s] for s in suffixes if s in FORMATS and not path.is_dir())
         kind = next(iter(found), "folder" if path.is_dir() else None)
+        tables = [p.name for p in path.iterdir() if p.suffix in FORMATS] if kind == "folder" else []
+        if tables:
+            raise ConfigError(f"{paths[0]} has tables; name one of them ({tables[0]}), or give --format folder")
     if kind is None:
         raise ConfigError(f"{paths[0]}: what it is cannot be told from its name; give --format")
     if kind not in ("table", "folder", "coco_captions"):

@@ -69,7 +69,7 @@ def show(target: str, receipt: dict) -> None:
         print(f"cosine of {c['n']} {side} before and after: mean {c['mean']:.4f}, lowest {c['lowest']:.4f}")
     for row in receipt["worst"][:3]:
         layer = "" if row["layer"] is None else f" layer {row['layer']}"
-        print(f"error {row['error']:.4f} in {row['path']}{layer}")
+        print(f"relative error {row['error']:.4f} in {row['path']}{layer}")
     for path, why in receipt["left"].items():
         print(f"left as it was: {path} ({why})")
     for metric, v in receipt.get("evaluation", {}).items():

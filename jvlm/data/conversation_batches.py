@@ -73,5 +73,5 @@ def refuse(table: Lengths, max_bad: float, min_bad: int) -> None:
         first = next(iter(table.first.values()))[0]
         raise UserError(
             f"{total} of {len(table.tokens)} conversations cannot be used ({causes}), more than {max_bad:.1%}; the "
-            f"first: {first}; repair them (jvlm data check lists them) or raise max_bad"
+            f"first: {first}; repair them (jvlm data check lists them) or raise config.pipeline.max_bad"
         )

@@ -74,7 +74,7 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
             first = "; ".join(one.message for one in self._first)
             raise UserError(
                 f"{total} of {self._seen} samples are bad ({causes}), more than {self._max_bad:.1%}; the first: "
-                f"{first}; repair them (jvlm data check lists them) or raise max_bad"
+                f"{first}; repair them (jvlm data check lists them) or raise config.pipeline.max_bad"
             )
 
 

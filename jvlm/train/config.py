@@ -15,6 +15,8 @@ from jvlm.core.errors import ConfigError, nearest
 SECTIONS = ("adapter", "quantize")
 ANYWHERE = (*SECTIONS, "gradients")
 """Keys that every configuration takes, None where its file does not say; dictionaries the former two."""
+OPEN = ("pipeline",)
+"""Dictionaries that take keys which the file does not spell out: what they go to knows its own."""
 REQUIRED = ("seed", "steps", "batch_size", "checkpoint_every", "log_every", "init")
 
 
@@ -80,6 +82,9 @@ def apply_override(config: ConfigDict, override: str) -> None:
     *parents, last = key.split(".")
     node: Any = config
     for depth, part in enumerate([*parents, last]):
+        if depth == len(parents) and parents == list(OPEN) and isinstance(node, ConfigDict) and part not in node:
+            with config.unlocked():
+                node[part] = None
         if not isinstance(node, ConfigDict) or part not in node:
             where = ".".join(key.split(".")[:depth]) or "the configuration"
             known = node.keys() if isinstance(node, ConfigDict) else ()

@@ -14,6 +14,7 @@ from jvlm.evals import EVALUATORS
 from jvlm.evals.answering import ModelAnswerer
 from jvlm.evals.encoder import Encoder, ends_by_itself
 from jvlm.evals.painter import Painter
+from jvlm.evals.samples import open_data
 from jvlm.evals.score import Subject, score, subject_of
 from jvlm.evals.suites import make_evaluator
 from jvlm.generate.prompts import ends
@@ -45,6 +46,11 @@ class Evaluations:
     def __init__(self, run: Run, folder: epath.Path) -> None:
         self._run, self._folder = run, folder
         self._suites = {name: evaluator_of(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
+        # Now, not after the training: data that is not there.
+        for suite in self._suites.values():
+            for key in ("data", "train"):
+                if (data := getattr(suite, key, None)) is not None:
+                    open_data(data)
         self._every = run.config.get("eval_every", 0)
         self._tower = functools.cache(load_tower)
 

@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
     folder = absolute(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     status = Status(folder)
-    step = 0
+    step, began_here = 0, False
     try:
         run = setup(config)
         limit = float(os.environ.get("JVLM_HANG_SECONDS", "600"))
@@ -67,6 +67,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 write_json(folder / "config.json", run.config)
                 write_model(folder, run.model_config, run.processor, dict(adapter=adapter) if adapter else None)
             status.write("running", step)
+            began_here = True
             terminal = Terminal(run.config["steps"], step, run.config["batch_size"], quiet)
             writers = Writers(tuple(run.config.get("writers") or ()), folder, step)
             data = make_data(run, position, counters)
@@ -107,6 +108,9 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             save(run, checkpoints, state, data)
             checkpoints.close()
             data.close()
+            if data.counters:
+                left = ", ".join(f"{n} {cause}" for cause, n in sorted(data.counters.items()))
+                terminal.say(f"samples without weight so far: {left}")
             if notice.reason:
                 terminal.close()
                 return status.write("preempted", step, notice.reason)
@@ -118,8 +122,10 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             terminal.close()
             writers.close()
             return ended
-    except ConfigError:
+    except ConfigError as error:
         # The command is wrong, not the run that may already lie in the workdir.
+        if began_here:
+            status.write("failed", step, str(error))
         if jax.process_index() == 0 and not any(folder.iterdir()):
             folder.rmdir()
         raise

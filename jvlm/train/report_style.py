@@ -33,7 +33,8 @@ figcaption { font-weight: 600; font-size: 13.5px; margin: 0 0 4px 4px; }
 .chart text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 .chart .grid { stroke: var(--rule); } .chart .axis { stroke: var(--soft); }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .faint { opacity: .28; stroke-width: 1; }
-.dot { fill: var(--s0); }
+.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); } .dot.s2 { fill: var(--s2); }
+.dot.s3 { fill: var(--s3); } .dot.s4 { fill: var(--s4); } .dot.s5 { fill: var(--s5); }
 .s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); }
 .s3 { stroke: var(--s3); } .s4 { stroke: var(--s4); } .s5 { stroke: var(--s5); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 12.5px; color: var(--soft); padding: 4px 8px; }

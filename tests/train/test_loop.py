@@ -13,7 +13,7 @@ import jvlm
 from jvlm.checkpoint.parts import read_parts
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.core.tree import flatten
-from jvlm.train.config import apply_override, load_config
+from jvlm.train.config import apply_override, load_config, to_plain
 from jvlm.train.guard import Guard
 from jvlm.train.loop import train
 from tests.train.cases import toy_config
@@ -81,6 +81,27 @@ def test_a_workdir_is_not_continued_with_other_data_or_another_model(tmp_path: P
         train(toy_config("steps=2", "model.text.depth=2"), str(tmp_path / "run"), quiet=True)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["status"] == "finished", "a wrong command line must not mark a good run as failed"
+
+
+def test_an_option_of_reading_need_not_be_spelt_out_to_be_set(tmp_path: Path) -> None:
+    config = toy_config("steps=1", "pipeline.max_bad=0.2")
+    assert to_plain(config)["pipeline"]["max_bad"] == 0.2
+    config = toy_config("steps=1", "pipeline.max_bda=0.2")
+    with pytest.raises(ConfigError, match=r"max_bda.*max_bad"):
+        train(config, str(tmp_path), quiet=True)
+
+
+def test_data_of_an_evaluation_that_is_not_there_is_found_before_the_first_step(tmp_path: Path) -> None:
+    suite = "evals={'mine': {'evaluator': 'retrieval', 'data': {'name': 'tar', 'paths': 'nowhere/*.tar'}}}"
+    with pytest.raises(UserError, match="nowhere"):
+        train(toy_config("steps=1", suite), str(tmp_path / "run"), quiet=True)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_wrong_setting_that_only_compiling_finds_ends_the_run_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="softmx"):
+        train(toy_config("steps=1", "task.kind=softmx"), str(tmp_path), quiet=True)
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
