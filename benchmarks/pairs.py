@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Work = Callable[[], Any]
@@ -29,31 +29,39 @@ def clock(work: Work) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - used
 
 
-def alternate(jvlm: Work, torch: Work, pairs: int) -> dict[str, Any]:
-    """Times both `pairs` times, the order swapped from pair to pair, after one unmeasured call each.
-
-    `ratio` is torch's time over jvlm's, above 1 where jvlm is faster: the median over the pairs, with the lowest and
-    the highest.
-    """
+def in_turns(jvlm: Work, torch: Work, pairs: int) -> tuple[list[Any], list[Any]]:
+    """What `pairs` calls of each return, the order swapped from pair to pair, after one call each that is dropped."""
     jvlm()
     torch()
-    ours, theirs = [], []
+    ours: list[Any] = []
+    theirs: list[Any] = []
     for pair in range(pairs):
         sides = [(ours, jvlm), (theirs, torch)]
-        for times, work in sides if pair % 2 == 0 else sides[::-1]:
-            times.append(clock(work))
-    report: dict[str, Any] = {}
-    for at, kind in enumerate(("wall", "cpu")):
-        a, b = [t[at] for t in ours], [t[at] for t in theirs]
-        ratios = [theirs / ours for ours, theirs in zip(a, b)]
-        report[kind] = {
-            "jvlm_s": round(statistics.median(a), 4),
-            "torch_s": round(statistics.median(b), 4),
-            "ratio": round(statistics.median(ratios), 3),
-            "lowest": round(min(ratios), 3),
-            "highest": round(max(ratios), 3),
-        }
-    return report
+        for found, work in sides if pair % 2 == 0 else sides[::-1]:
+            found.append(work())
+    return ours, theirs
+
+
+def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Median seconds of both, and `ratio`, torch's time over jvlm's, above 1 where jvlm is faster: the median over the
+    pairs, with the lowest and the highest.
+    """
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "jvlm_s": round(statistics.median(ours), 4),
+        "torch_s": round(statistics.median(theirs), 4),
+        "ratio": round(statistics.median(ratios), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+    }
+
+
+def alternate(jvlm: Work, torch: Work, pairs: int) -> dict[str, Any]:
+    """`compare` of both, timed `pairs` times in turns, by the wall and by the processor."""
+    ours, theirs = in_turns(lambda: clock(jvlm), lambda: clock(torch), pairs)
+    return {
+        kind: compare(*([t[at] for t in side] for side in (ours, theirs))) for at, kind in enumerate(("wall", "cpu"))
+    }
 
 
 def rates(report: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class MultimodalProcessor:
 
     `image_id` is the token that is repeated for a picture, `end_id` the one that ends an answer, `pad_id` fills up.
     The tokenizer's special tokens are put before the text unless it begins with the start token, as transformers'
-    processors do (unless not `starts`). The first `question` tokens of what is asked go to a bridge that reads them,
-    as `asker` (None: `tokenizer`) makes them.
+    processors do (unless not `starts`). A bridge that reads what is asked is given it as `asker` (None: `tokenizer`)
+    makes it, `question` tokens at most.
     """
 
     tokenizer: Tokenizer
@@ -96,14 +96,17 @@ class MultimodalProcessor:
         answer = [end > len(text) for _, end in spans]
         return self._placed(ids, answer, conversation, where)
 
-    def asked(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Int32[np.ndarray, "u"], Bool[np.ndarray, "u"]]:
-        """The first text of the user as `question` tokens, cut or padded on the right, and which of them count."""
+    def asked(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The first text of the user as a bridge reads it, not cut."""
         first = next((m for m in messages if m["role"] == "user"), {"content": ""})
         asker = self.asker or self.tokenizer
-        ids = asker.encode("".join(part.get("text", "") for part in parts_of(first["content"])))
-        row = np.full(self.question, asker.pad_id, np.int32)
-        row[: len(ids)] = ids[: self.question]
-        return row, np.arange(self.question) < len(ids)
+        return list(asker.encode("".join(part.get("text", "") for part in parts_of(first["content"]))))
+
+    def asked_row(self, ids: Sequence[int], size: int) -> tuple[Int32[np.ndarray, "u"], Bool[np.ndarray, "u"]]:
+        """`asked` as `size` tokens, cut or padded on the right, and which of them count."""
+        row = np.full(size, (self.asker or self.tokenizer).pad_id, np.int32)
+        row[: len(ids)] = ids[:size]
+        return row, np.arange(size) < len(ids)
 
     def fingerprint(self) -> str:
         """Changes with whatever changes the tokens."""

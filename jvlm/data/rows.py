@@ -102,7 +102,7 @@ class RowMaker:
             batch["image"][row, tile:last] = np.concatenate(tiles)
             batch["image_mask"][row, tile:last] = True
             if processor.question:
-                ids, mask = processor.asked(conversation.messages)
+                ids, mask = processor.asked_row(processor.asked(conversation.messages), processor.question)
                 batch["question"][row, tile:last], batch["question_mask"][row, tile:last] = ids, mask
         if batch["index"][row] < 0:
             batch["index"][row] = index

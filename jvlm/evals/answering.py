@@ -26,6 +26,8 @@ from jvlm.transforms.context import prompted
 
 PICTURES = 64
 """How many tiles a prompt may have."""
+QUESTION = 32
+"""Tokens that an instruction is padded to for a bridge that reads it, so that few programs are compiled."""
 
 
 class ModelAnswerer:
@@ -88,12 +90,23 @@ class ModelAnswerer:
         return sums, counts
 
     def encode(self, prompt: Prompt) -> Encoded:
-        """A prompt as tokens, its pictures' included. UserError where a picture is missing or has no place."""
+        """A prompt as tokens, its pictures' included.
+
+        UserError where a picture is missing or has no place, and for an instruction that the bridge has no room for.
+        """
         if not self.sees or self.processor is None:
             if prompt.pictures:
                 raise UserError(f"{self.where}: the model reads text only; leave the pictures out")
             return text_only(language.prompt(self.tokenizer, prompt.messages, self.raw))
+        limit, asked = self.processor.question, len(self._instruction(prompt))
+        if asked > limit:
+            raise UserError(f"an instruction of {asked} tokens, but the Q-Former has {limit} positions; shorten it")
         return self.processor.prompt(Conversation(list(prompt.messages), list(prompt.pictures)))
+
+    def _instruction(self, prompt: Prompt) -> list[int]:
+        """What a bridge reads beside the pictures; nothing where it reads none."""
+        reads = self.processor is not None and self.processor.question and prompt.pictures
+        return self.processor.asked(prompt.messages) if self.processor is not None and reads else []
 
     @property
     def speaks_in_turns(self) -> bool:
@@ -117,7 +130,9 @@ class ModelAnswerer:
         out["image"] = np.zeros((rows, tiles, *layout.size, 3), np.float32)
         out["image_mask"] = np.zeros((rows, tiles), bool)
         out["places"] = np.full((rows, length), TEXT, np.int32)
-        if size := self.processor.question:
+        told = [self._instruction(prompt) for prompt in asked]
+        size = min(bucket(max(QUESTION, *map(len, told))), self.processor.question)
+        if size:
             out["question"] = np.zeros((rows, tiles, size), np.int32)
             out["question_mask"] = np.zeros((rows, tiles, size), bool)
         for row, at in enumerate(order):
@@ -127,7 +142,7 @@ class ModelAnswerer:
             if count:
                 out["image"][row, :count] = arrays(layout, asked[at])
             if size:
-                out["question"][row], out["question_mask"][row] = self.processor.asked(asked[at].messages)
+                out["question"][row], out["question_mask"][row] = self.processor.asked_row(told[at], size)
         return out
 
     def _batches(

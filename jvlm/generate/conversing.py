@@ -11,22 +11,19 @@ from jvlm.data.pictures import FixedPictures, Pictures
 from jvlm.data.processor import BRIDGE_FOLDER, Processor
 from jvlm.data.tokenizer_json import JsonTokenizer
 
-QUESTION = 32
-"""Tokens of an instruction that a bridge reads."""
-
 
 def conversing(
     model: Any,
     processor: Processor,
     length: int | None = None,
     max_tiles: int = 1,
-    question: int = QUESTION,
+    question: int | None = None,
     where: str = "the model",
     raw: bool = False,
 ) -> MultimodalProcessor:
     """How `model` reads conversations with the preprocessing of its directory: rows of `length` tokens (None: all that
-    it takes) with at most `max_tiles` pictures, or tiles of pictures. A bridge that reads the instruction is given its
-    first `question` tokens.
+    it takes) with at most `max_tiles` pictures, or tiles of pictures. A bridge that reads the instruction is given
+    `question` tokens of it at most (None: all that it takes).
 
     Without a chat template, or with `raw`, pictures stand before the text as it is. UserError, beginning with `where`,
     for a directory without a tokenizer.json, without image preprocessing though the model sees, and for a template that
@@ -62,7 +59,7 @@ def conversing(
         length=length or model.length,
         end_id=tokenizer.eos_id,
         max_tiles=max_tiles,
-        question=question if asks else 0,
+        question=(question or model.bridge.qformer.length) if asks else 0,
         asker=asker,
         starts=published or not pictures_before(model),
     )

@@ -174,6 +174,8 @@ class QFormer(nn.Module):
         """Embeddings [B, T, D] of `tokens` [B, T]."""
         if self.vocab_size is None:
             raise ValueError("this Q-Former reads no text")
+        if tokens.shape[1] > self.length:
+            raise ValueError(f"{tokens.shape[1]} tokens, but the Q-Former has {self.length} positions")
         return self.token_embed(tokens) + self.pos_embed[: tokens.shape[1]].astype(self.dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:

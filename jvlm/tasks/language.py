@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jvlm.core.errors import ConfigError
 from jvlm.core.types import Batch, Grads, Loss, Params, Predict, Variables
 from jvlm.losses.language import language_loss, next_token
 from jvlm.tasks.base import accumulate
@@ -38,13 +39,15 @@ class Language:
     question: int = 32
 
     def shapes(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of a packed batch, from what the model takes."""
+        """The arrays of a packed batch, from what the model takes. ConfigError for a `question` beyond it."""
         rows, length = batch["tokens"].shape
         shape = (rows, self.length or length)
         out = {key: jax.ShapeDtypeStruct(shape, np.int32) for key in ("tokens", "positions", "segments")}
         out["answer"] = jax.ShapeDtypeStruct(shape, np.bool_)
         if "image" in batch:
             if getattr(self.model, "reads_question", False):
+                if self.question > (most := self.model.bridge.qformer.length):
+                    raise ConfigError(f"task.question is {self.question}, but the Q-Former has {most} positions")
                 out["question"] = jax.ShapeDtypeStruct((rows, self.pictures, self.question), np.int32)
                 out["question_mask"] = jax.ShapeDtypeStruct((rows, self.pictures, self.question), np.bool_)
             out["places"] = out["tokens"]

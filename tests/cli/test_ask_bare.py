@@ -10,6 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, processors
 
 import jvlm
+from jvlm.evals.answering import QUESTION as QUESTION_SIZE
 from tests.cli.directories import run_error, run_json
 from tests.data.dialogues import tokenizer_files
 from tests.interop.hf_cases import tower
@@ -17,6 +18,9 @@ from tests.interop.multimodal_cases import language
 from tests.reference import torch, transformers
 
 QUESTION = "what is it?"
+LONG = "a?" * 18
+"""More tokens than an instruction is padded to, within the Q-Former's positions."""
+POSITIONS = 40
 NAMES = {"blip-2": "Blip2", "instructblip": "InstructBlip", "paligemma": "PaliGemma"}
 SIDE = {"height": 16, "width": 16}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "it", "?", "a", "dog", "colour"]
@@ -43,7 +47,7 @@ def bridged(kind: str, folder: Path) -> tuple[Any, Any]:
     name = NAMES[kind]
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower(image_size=16, patch_size=8),
-        qformer_config=tower(vocab_size=len(WORDS), max_position_embeddings=40),
+        qformer_config=tower(vocab_size=len(WORDS), max_position_embeddings=POSITIONS),
         text_config=language("llama", vocab_size=260, max_position_embeddings=64), num_query_tokens=3,
         image_token_index=258,
     )  # fmt: skip
@@ -91,27 +95,40 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def test_a_picture_and_a_question_are_put_together_as_the_processor_does(
-    published: tuple[Path, str], picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, kind = published
+def reference(folder: Path, kind: str, picture: str, question: str) -> tuple[list[int], dict[str, Any]]:
+    """transformers' new tokens, and what its processor made of picture and question."""
     processor: Any = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
     cls = getattr(transformers, f"{NAMES[kind]}ForConditionalGeneration")
     model: Any = cls.from_pretrained(folder).eval()
-    arrays = processor(images=[Image.open(picture)], text=[QUESTION], return_tensors="np")
+    arrays = processor(images=[Image.open(picture)], text=[question], return_tensors="np")
     inputs = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items() if name != "labels"}
     with torch.no_grad():
         out = model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=257)
     expected = out[0].tolist()
     if expected[: inputs["input_ids"].shape[1]] == inputs["input_ids"][0].tolist():
         expected = expected[inputs["input_ids"].shape[1] :]
+    return expected, inputs
+
+
+def test_a_picture_and_a_question_are_put_together_as_the_processor_does(
+    published: tuple[Path, str], picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, kind = published
+    expected, inputs = reference(folder, kind, picture, QUESTION)
     base = ("--max-new-tokens", "6", "--question", QUESTION, "--image", picture)
     assert run_json(capsys, "ask", "--model", str(folder), *base)["tokens"] == expected
     if kind != "instructblip":
         return
     given = jvlm.load(folder)
-    assert given.processor.bridge_tokenizer is not None
-    assert given.processor.bridge_tokenizer.encode(QUESTION) == inputs["qformer_input_ids"][0].tolist()
+    asker: Any = given.processor.bridge_tokenizer
+    assert asker.encode(QUESTION) == inputs["qformer_input_ids"][0].tolist()
+    # An instruction is read whole, up to the Q-Former's positions.
+    assert QUESTION_SIZE < len(asker.encode(LONG)) < POSITIONS
+    rest = ("--max-new-tokens", "6", "--image", picture, "--question")
+    said = run_json(capsys, "ask", "--model", str(folder), *rest, LONG)
+    assert said["tokens"] == reference(folder, kind, picture, LONG)[0]
+    refused = run_error(capsys, "ask", "--model", str(folder), *rest, LONG + "a?a?")
+    assert refused == (1, "jvlm ask: an instruction of 42 tokens, but the Q-Former has 40 positions; shorten it\n")
     # The Q-Former's own tokenizer goes wherever the model does.
     for format in ("hf", "jvlm"):
         jvlm.save(given, tmp_path / format, format=format)

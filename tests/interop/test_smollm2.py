@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 
 import jvlm
-from benchmarks.generation import PROMPTS, TEXT, default_file
+from benchmarks.generation import TEXT, default_file
 from jvlm.generate.generator import Generator
 from jvlm.interop.pretrained import Pretrained
 from tests.reference import torch, transformers
 
 AUTO: Any = transformers.AutoModelForCausalLM
 NEW = 16
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a village by the sea,",
+    "def fibonacci(n):",
+    "The three primary colours are",
+    "Water boils at a temperature of",
+    "A short list of fruits:",
+    "My favourite animal is the",
+    "Dear Sir or Madam,",
+    "To bake bread you need",
+    "The opposite of hot is",
+)
 
 
 @pytest.fixture(scope="module")

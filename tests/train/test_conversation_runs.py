@@ -123,6 +123,10 @@ def test_an_instruction_reaches_the_queries(folder: Path, tmp_path: Path) -> Non
     asked = tokenizer.decode(batch["question"][0, 0][batch["question_mask"][0, 0]].tolist())
     row = tokenizer.decode(batch["tokens"][0].tolist())
     assert asked and row.startswith(asked)
+    with given.unlocked():
+        given.task.question = 513
+    with pytest.raises(ConfigError, match=r"task\.question is 513, but the Q-Former has 512 positions"):
+        setup(given)
 
 
 def test_parts_come_from_directories_of_their_own(folder: Path, tmp_path: Path) -> None:
