@@ -1,5 +1,6 @@
 """Image-text retrieval: recall at k, both ways, with several captions a picture or several pictures a caption."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,7 +76,14 @@ class Retrieval:
         image_ids = np.arange(len(samples)) if self.positives == "key" else samples.labels
         # A dict keeps the order of first appearance and drops a caption that a label has already.
         texts = dict.fromkeys((int(i), text) for i, captions in zip(image_ids, given) for text in captions)
-        return Pairs(samples, tuple(t for _, t in texts), image_ids, np.asarray([i for i, _ in texts], np.int64))
+        words = tuple(text for _, text in texts)
+        if repeated := len(words) - len(set(words)):
+            print(
+                f"retrieval: {repeated} of {len(words)} captions stand at other pictures too, where they count as "
+                "wrong answers; give such pictures a common label and positives='label'",
+                file=sys.stderr,
+            )
+        return Pairs(samples, words, image_ids, np.asarray([i for i, _ in texts], np.int64))
 
 
 def retrieval_scores(

@@ -24,6 +24,8 @@ def load(path: Path, base: Pretrained, name: str = "default") -> Pretrained:
     if (word := path / embeddings.FILES["text_encoder"]).is_file():
         return embeddings.load(word, base, name)
     if base.config["family"] != FAMILY:
+        if not (path / peft.CONFIG).is_file():
+            raise UserError(f"{path} has no {peft.CONFIG}, so it is no PEFT directory; give one")
         return peft.load(path, base, name)
     known = parts(base)
     found = {folder: path / folder for folder in known if (path / folder / peft.CONFIG).is_file()}

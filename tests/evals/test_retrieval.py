@@ -78,6 +78,14 @@ def test_labels_make_every_picture_and_caption_of_one_label_belong_together() ->
     assert scores["text_to_image_r5"].chance == pytest.approx(1 - 6 / 126)
 
 
+def test_captions_of_several_pictures_are_said_to_count_as_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [Sample(d, [text], 7, str(i)) for i, (d, text) in enumerate(zip(tiny.pictures(3), ("a", "a", "b")))]
+    Retrieval(tiny.Memory(samples)).pairs()
+    assert "retrieval: 1 of 3 captions stand at other pictures too" in capsys.readouterr().err
+    Retrieval(tiny.Memory(samples), positives="label").pairs()
+    assert capsys.readouterr().err == ""
+
+
 def test_keys_choose_and_captions_limit() -> None:
     data = tiny.memory(6, captions=3)
     pairs = Retrieval(data, keys=["k4", "k1"], captions=2).pairs()
