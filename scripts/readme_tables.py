@@ -12,6 +12,7 @@ from jvlm.evals import EVALUATORS
 from jvlm.interop.diffusers import TABLES as DIFFUSERS
 from jvlm.interop.diffusers.directory import PIPELINES
 from jvlm.interop.hf import TABLES
+from jvlm.interop.open_clip_directory import TABLES as OPEN_CLIP
 from jvlm.models import MODELS
 from jvlm.tasks import TASKS
 from jvlm.train.optim import OPTIMIZERS
@@ -29,7 +30,7 @@ def families() -> str:
         types = [f"`{kind}`" for kind, table in TABLES.items() if table.family == name]
         painted = [f"`{kind}`" for kind, table in DIFFUSERS.items() if table.family == name]
         painted += [f"`{kind}`" for kind in PIPELINES if name == "latent-diffusion"]
-        other = "yes" if "open_clip" in FORMATS and name == "clip" else ""
+        other = "yes" if name in OPEN_CLIP else ""
         columns = [f"`{name}`", ", ".join(family.variants), ", ".join(types), ", ".join(painted), other]
         lines.append(f"| {' | '.join(columns)} |")
     names = {

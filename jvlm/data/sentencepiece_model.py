@@ -2,7 +2,7 @@
 
 Kudo and Richardson, SentencePiece (2018). `style="siglip"`: lower case, punctuation removed, an underline
 before the text, the end token after it. `style="plain"`: the text as it is, with the start and end tokens the
-directory asks for."""
+directory asks for. `clean`: see `text_ops.CLEANERS`."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import sentencepiece
 
 from jvlm.core.errors import UserError
-from jvlm.data.text_ops import siglip_canonicalize
+from jvlm.data.text_ops import CLEANERS, siglip_canonicalize
 from jvlm.data.tokenizer_config import read_config, special_names
 
 UNDERLINE = "▁"
@@ -23,10 +23,11 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
 
-    def __init__(self, files: Mapping[str, bytes], style: str = "siglip"):
+    def __init__(self, files: Mapping[str, bytes], style: str = "siglip", clean: str = ""):
         self.files = dict(files)
         self.style = style
-        self.options: dict[str, Any] = {"style": style}
+        self.clean = clean
+        self.options: dict[str, Any] = {"style": style, **({"clean": clean} if clean else {})}
         model = next((files[name] for name in MODEL_FILES if name in files), None)
         if model is None:
             raise UserError(f"no SentencePiece model among {sorted(files)}: expected one of {MODEL_FILES}")
@@ -53,13 +54,14 @@ class SentencePieceTokenizer:
         self._unk_length = len(self._model.encode(self._unk))
 
     def __reduce__(self):
-        return type(self), (self.files, self.style)
+        return type(self), (self.files, self.style, self.clean)
 
     def _id(self, token: str) -> int:
         return self._added[token] if token in self._added else self._model.piece_to_id(token)
 
     def encode(self, text: str) -> list[int]:
         """Ids with the special tokens of the style."""
+        text = CLEANERS[self.clean](text)
         if self.style == "plain":
             return [*self.prefix, *self._model.encode(text), *self.suffix]
         parts = [p for p in self._split.split(UNDERLINE + text.replace(UNDERLINE, " ")) if p]

@@ -97,7 +97,8 @@ def tokenizer_from_files(
     if name == "CLIPTokenizer" or (not name and "vocab.json" in files and "tokenizer.json" not in files):
         return _clip_bpe(files, {"style": "transformers", "clean": clean})
     if PIECES & set(files) and (name == "SiglipTokenizer" or "tokenizer.json" not in files):
-        return _sentencepiece(files, {"style": "siglip" if name in ("SiglipTokenizer", "") else "plain"})
+        style_of_pieces = "siglip" if name in ("SiglipTokenizer", "") else "plain"
+        return _sentencepiece(files, {"style": style_of_pieces, "clean": clean})
     if "tokenizer.json" in files or "vocab.txt" in files:
         return _json(files, {"clean": clean})
     raise UserError(f"no tokenizer among {sorted(files)}: expected one of {', '.join(FILES)}")

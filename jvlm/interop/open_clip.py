@@ -14,7 +14,7 @@ from jvlm.models.dual_encoder import DualEncoder
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 # What open_clip assumes where a configuration is silent, and so the only values of what jvlm does not implement.
-_BLOCK: dict[str, Any] = dict(
+BLOCK: dict[str, Any] = dict(
     ls_init_value=None,
     qk_norm=False,
     scaled_cosine_attn=False,
@@ -23,8 +23,8 @@ _BLOCK: dict[str, Any] = dict(
     scale_attn=False,
     scale_fc=False,
 )
-_FIXED_VISION: dict[str, Any] = dict(_BLOCK, timm_model_name=None, attentional_pool=False)
-_FIXED_TEXT: dict[str, Any] = dict(_BLOCK, hf_model_name=None, embed_cls=False, proj_bias=False, proj_type="linear")
+_FIXED_VISION: dict[str, Any] = dict(BLOCK, timm_model_name=None, attentional_pool=False)
+_FIXED_TEXT: dict[str, Any] = dict(BLOCK, hf_model_name=None, embed_cls=False, proj_bias=False, proj_type="linear")
 _FIXED: dict[str, Any] = dict(multimodal_cfg=None, nonscalar_logit_scale=False)
 _TEXT_POOLS = {"argmax": "highest", "eos": "eos", "first": "first", "last": "last"}
 _IMAGE_POOLS = {"tok": "cls", "avg": "avg"}
@@ -40,7 +40,8 @@ _PREPROCESS: dict[str, Any] = dict(
 )
 
 
-def _refuse(config: Config, fixed: Mapping[str, Any], where: str) -> None:
+def refuse(config: Config, fixed: Mapping[str, Any], where: str) -> None:
+    """UserError where `config` has another value than the only one that jvlm implements."""
     for key, value in fixed.items():
         if config.get(key, value) not in (value, None):
             raise UserError(f"{CONFIG} has {where}{key} = {config[key]!r}, which jvlm does not implement")
@@ -78,9 +79,9 @@ def fields(config: Config) -> dict[str, Any]:
     c = config["model_cfg"]
     text = dict(c["text_cfg"])
     vision = dict(width=768) | dict(c["vision_cfg"])
-    _refuse(c, _FIXED, "")
-    _refuse(text, _FIXED_TEXT, "text_cfg.")
-    _refuse(vision, _FIXED_VISION, "vision_cfg.")
+    refuse(c, _FIXED, "")
+    refuse(text, _FIXED_TEXT, "text_cfg.")
+    refuse(vision, _FIXED_VISION, "vision_cfg.")
     if not isinstance(vision.get("layers", 12), int):
         raise UserError(f"{CONFIG} has vision_cfg.layers = {vision['layers']}: a ResNet; jvlm implements ViT towers")
     quick = bool(c.get("quick_gelu", False))
@@ -95,20 +96,24 @@ def fields(config: Config) -> dict[str, Any]:
         norm_tokens=pool == "avg" and not vision.get("final_ln_after_pool", False),
         patch_dropout=float(vision.get("patch_dropout", 0.0)),
     )
-    tokens = dict(
+    return dict(
+        embed_dim=c["embed_dim"],
+        image=image,
+        text=text_fields(text, quick),
+        scale_init=math.exp(c.get("init_logit_scale", math.log(1 / 0.07))),
+        bias_init=c.get("init_logit_bias"),
+    )
+
+
+def text_fields(text: Config, quick: bool) -> dict[str, Any]:
+    """Fields of the text tower from `text_cfg`."""
+    return dict(
         _tower(text, text.get("heads", 8), quick, "text_cfg."),
         vocab_size=text.get("vocab_size", 49408),
         length=text.get("context_length", 77),
         causal=not text.get("no_causal_mask", False),
         pool=_lookup(_TEXT_POOLS, text.get("pool_type", "argmax"), "text_cfg.pool_type"),
         eos_id=text.get("eos_id", 2),
-    )
-    return dict(
-        embed_dim=c["embed_dim"],
-        image=image,
-        text=tokens,
-        scale_init=math.exp(c.get("init_logit_scale", math.log(1 / 0.07))),
-        bias_init=c.get("init_logit_bias"),
     )
 
 
@@ -168,7 +173,6 @@ def config(model: DualEncoder) -> dict[str, Any]:
     """
     _check(model)
     image: Any = model.image_tower
-    text: Any = model.text_tower
     vision_cfg = dict(
         _tower_cfg(image),
         head_width=image.width // image.num_heads,
@@ -179,7 +183,21 @@ def config(model: DualEncoder) -> dict[str, Any]:
         pool_type=next(theirs for theirs, ours in _IMAGE_POOLS.items() if ours == image.pool),
         final_ln_after_pool=image.pool == "avg" and not image.norm_tokens,
     )
-    text_cfg = dict(
+    model_cfg = dict(
+        embed_dim=model.text_proj.features,
+        quick_gelu=image.act == "quick_gelu",
+        init_logit_scale=math.log(model.scale_init),
+        vision_cfg=vision_cfg,
+        text_cfg=text_config(model.text_tower),
+    )
+    if model.bias_init is not None:
+        model_cfg["init_logit_bias"] = model.bias_init
+    return dict(model_cfg=model_cfg, preprocess_cfg=_PREPROCESS | dict(size=vision_cfg["image_size"]))
+
+
+def text_config(text: Any) -> dict[str, Any]:
+    """`text_cfg` of a text tower."""
+    return dict(
         _tower_cfg(text),
         heads=text.num_heads,
         vocab_size=text.vocab_size,
@@ -188,16 +206,6 @@ def config(model: DualEncoder) -> dict[str, Any]:
         pool_type=next(theirs for theirs, ours in _TEXT_POOLS.items() if ours == text.pool),
         eos_id=text.eos_id,
     )
-    model_cfg = dict(
-        embed_dim=model.text_proj.features,
-        quick_gelu=image.act == "quick_gelu",
-        init_logit_scale=math.log(model.scale_init),
-        vision_cfg=vision_cfg,
-        text_cfg=text_cfg,
-    )
-    if model.bias_init is not None:
-        model_cfg["init_logit_bias"] = model.bias_init
-    return dict(model_cfg=model_cfg, preprocess_cfg=_PREPROCESS | dict(size=vision_cfg["image_size"]))
 
 
 def _blocks(name: str, path: str) -> list[Rule]:

@@ -73,7 +73,10 @@ def test_two_adapters_are_weighed(clip: str, tmp_path: Path) -> None:
         (["--adapter", "{dora}", "--merge", "{out}"], "--merge needs a model directory"),
         (["{base}", "--adapter", "{dora}", "--weight=1", "--weight=2", "--merge", "{out}"], "2 times --weight for 1"),
         (["{base}", "--adapter", "{dora}", "--unmerge", "{out}"], "a DoRA that was merged elsewhere"),
-        (["{base}", "--adapter", "{base}", "--merge", "{out}"], "has no adapter_config.json, so it is no PEFT directory"),
+        (
+            ["{base}", "--adapter", "{base}", "--merge", "{out}"],
+            "has no adapter_config.json, so it is no PEFT directory",
+        ),
         (["{base}", "--adapter", "{dora}", "--merge", "{base}"], "already exists"),
     ],
 )
