@@ -25,6 +25,7 @@ from jvlm.data.processor import Processor
 from jvlm.interop import adapters, native
 from jvlm.interop.diffusers import embeddings, lora
 from jvlm.interop.directory import WRITERS, load_directory
+from jvlm.interop.hf import directory as hf
 from jvlm.interop.native import MODEL_FILE, read_files, write_model
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement, abstract_variables, write_whole
@@ -48,6 +49,18 @@ def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | N
     if (workdir / MODEL_FILE).is_file() and (step is not None or (workdir / "checkpoints").is_dir()):
         return _load_workdir(workdir, path if step is not None else workdir / "checkpoints")
     return load_directory(path, dtype=dtype, placement=placement)
+
+
+def described(path: str | Path) -> dict[str, Any] | None:
+    """The model in a workdir or transformers directory as `models.create` takes it, its weights unread.
+
+    None for what does not exist, and for a format whose weights have to be looked at.
+    """
+    path = locate(path)
+    workdir = path if parse_step(path.name) is None else path.parent.parent
+    if (workdir / MODEL_FILE).is_file():
+        return json.loads((workdir / MODEL_FILE).read_text())["model"]
+    return hf.described(path) if (path / hf.CONFIG).is_file() else None
 
 
 def load_parts(init: str) -> tuple[Pretrained, bool]:

@@ -25,7 +25,7 @@ from jvlm.tasks import TASKS, Language, Shaped, Task
 from jvlm.train.config import to_plain
 from jvlm.train.optim import make_optimizer
 from jvlm.train.preprocessing import make_processor
-from jvlm.train.pretrained import FORMATS, load_parts
+from jvlm.train.pretrained import FORMATS, described, load_parts
 from jvlm.train.state import task_variables
 from jvlm.transforms.adapter_method import Method
 from jvlm.transforms.adapters import build_leaves, frozen_paths
@@ -87,11 +87,13 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         build.lookup(FORMATS, plain["export"], "export format")
     source, is_whole = load_parts(plain["init"]) if plain["init"] and not abstract else (None, True)
     model_config = dict(plain["model"])
-    processor = None
-    if source is not None and is_whole:
+    processor = source.processor if source is not None and is_whole else None
+    own = source.config if source is not None and is_whole else None
+    if abstract and plain["init"] and "=" not in plain["init"]:
+        own = described(plain["init"])
+    if own is not None:
         runtime = {key: model_config[key] for key in _RUNTIME if key in model_config}
-        model_config = build.merge(source.config, {**runtime, **(plain.get("model_overrides") or {})})
-        processor = source.processor
+        model_config = build.merge(own, {**runtime, **(plain.get("model_overrides") or {})})
     model = models.create(model_config)
     processor_fields = dict(plain.get("processor") or {})
     if abstract:

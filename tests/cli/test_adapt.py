@@ -11,7 +11,7 @@ import pytest
 
 import jvlm
 from jvlm.cli.main import main
-from jvlm.core.tree import flatten, map_arrays
+from jvlm.core.tree import count, flatten, map_arrays
 from jvlm.interop import peft_write
 from jvlm.transforms.adapters import attach, frozen_paths, merge
 from jvlm.transforms.freeze import combine, partition
@@ -88,6 +88,19 @@ def test_what_cannot_be_done_is_said(
     assert main(["adapt", *(text.format(**places) for text in arguments)]) in (1, 2)
     assert named in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["transformers", "workdir"])
+def test_the_listing_is_of_the_model_that_the_run_starts_from(
+    clip: str, tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = jvlm.load(clip)
+    if source == "workdir":
+        jvlm.save(model, tmp_path / "run", format="jvlm")
+    where = clip if source == "transformers" else str(tmp_path / "run")
+    spec = ["--list", "configs/clip_l14_laion_pretrain.py", f"--config.init={where}", "--json"]
+    assert main(["adapt", *spec]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == count(model.params)
 
 
 def test_the_listing_of_a_full_size_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from jvlm.core.errors import UserError, nearest
 from jvlm.interop import safetensors
 from jvlm.interop.hf import TABLES, compressed, kind_of, processor, quantized
 from jvlm.interop.pretrained import Pretrained
-from jvlm.interop.table import Table, variables_flat
+from jvlm.interop.table import Config, Table, variables_flat
 from jvlm.interop.weights import Placement, limits, materialized, read_json, read_weights, write_json, write_whole
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -26,21 +26,33 @@ def load(path: Path, *, dtype: Any | None = None, placement: Placement | None = 
     model type, or the tensor that does not fit.
     """
     config = read_json(path / CONFIG)
-    model_type = kind_of(config)
-    if model_type not in TABLES:
-        near = nearest(model_type, TABLES)
-        raise UserError(f"{path / CONFIG}: model_type {model_type!r} is unknown; {near}")
-    table = TABLES[model_type]
+    table = _table(path, config)
     reader: mapping.Reader = safetensors.SafetensorsReader(path, renames=table.renames)
     if method := config.get("quantization_config"):
         reader = quantized.QuantizedReader(reader, method)
     settled = table.settle(config, set(reader.names()))
     model, fields, variables = read_weights(table, settled, reader, dtype, placement)
-    preprocessing = processor.read(path, model_type, *limits(model))
+    preprocessing = processor.read(path, kind_of(config), *limits(model))
     params = variables.pop("params")
     described = {"family": table.family, **fields}
     generation = read_json(path / GENERATION) if (path / GENERATION).is_file() else {}
     return Pretrained(model, params, variables, described, preprocessing, config, generation=generation)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """The model of a transformers directory as `models.create` takes it; of the weights their names alone are read."""
+    config = read_json(path / CONFIG)
+    table = _table(path, config)
+    names = set(safetensors.SafetensorsReader(path, renames=table.renames).names())
+    return {"family": table.family, **table.fields(table.settle(config, names))}
+
+
+def _table(path: Path, config: Config) -> Table:
+    model_type = kind_of(config)
+    if model_type not in TABLES:
+        near = nearest(model_type, TABLES)
+        raise UserError(f"{path / CONFIG}: model_type {model_type!r} is unknown; {near}")
+    return TABLES[model_type]
 
 
 def save(pretrained: Pretrained, path: Path, *, model_type: str | None = None, packed: bool = False) -> None:
