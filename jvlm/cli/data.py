@@ -3,7 +3,6 @@ shards of what an autoencoder makes of the pictures.
 """
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -21,11 +20,7 @@ EXAMPLE = """examples:
   jvlm data pack --index shards/
   jvlm data latents --model runs/autoencoder pictures/ --output latents/
 """
-FORMATS = {
-    ".tar": "tar", ".array_record": "array_record", ".parquet": "parquet", ".jsonl": "table", ".csv": "table",
-    ".tsv": "table", ".ndjson": "table",
-}  # fmt: skip
-KINDS = (*dict.fromkeys(FORMATS.values()), "folder", "coco_captions")
+KINDS = ("tar", "array_record", "parquet", "table", "folder", "coco_captions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,24 +62,13 @@ def run(args: argparse.Namespace) -> int:
 
 def open_source(paths: list[str], kind: str | None, images: str | None = None) -> Any:
     """The dataset that `paths` are, by their names unless `kind` says it; `images` is where named pictures lie."""
-    from etils import epath
-
-    from jvlm.core.errors import ConfigError, UserError
+    from jvlm.core.errors import ConfigError
     from jvlm.data import DATASETS
+    from jvlm.data.recognised import recognised
 
     if kind is None:
-        path = epath.Path(paths[0])
-        if not path.exists() and not glob.has_magic(paths[0]):
-            raise UserError(f"{paths[0]} does not exist; give shards, a table or a folder")
-        suffixes = {p.suffix for p in path.iterdir()} if path.is_dir() else {path.suffix}
-        found = dict.fromkeys(FORMATS[s] for s in (".tar", ".array_record", ".parquet") if s in suffixes)
-        found |= dict.fromkeys(FORMATS[s] for s in suffixes if s in FORMATS and not path.is_dir())
-        kind = next(iter(found), "folder" if path.is_dir() else None)
-        tables = [p.name for p in path.iterdir() if p.suffix in FORMATS] if kind == "folder" else []
-        if tables:
-            raise ConfigError(f"{paths[0]} has tables; name one of them ({tables[0]}), or give --format folder")
-    if kind is None:
-        raise ConfigError(f"{paths[0]}: what it is cannot be told from its name; give --format")
+        fields = recognised(paths[0]) or {"name": "folder"}
+        kind, paths = fields["name"], [fields.get("path", paths[0]), *paths[1:]]
     if kind not in ("table", "folder", "coco_captions"):
         return DATASETS[kind](paths=paths)
     if len(paths) > 1:

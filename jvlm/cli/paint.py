@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from jvlm.interop.diffusers.schedulers import Process
     from jvlm.interop.pretrained import Pretrained
 
+SETTINGS = (
+    "model", "adapter", "weight", "negative", "steps", "guidance", "rescale", "seed", "latents", "image", "strength",
+    "mask",
+)  # fmt: skip
+"""What of the command line each picture says of itself."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -148,9 +154,7 @@ def _paint_all(
 
 
 def _settings(args: argparse.Namespace, process: "Process") -> dict[str, Any]:
-    names = ("model", "adapter", "weight", "negative", "steps", "guidance", "rescale", "seed", "latents", "image")
-    names = (*names, "strength", "mask")
-    return {name: getattr(args, name) for name in names} | dict(sampler=process.sampler)
+    return {name: getattr(args, name) for name in SETTINGS} | dict(sampler=process.sampler)
 
 
 if __name__ == "__main__":

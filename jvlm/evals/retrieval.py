@@ -1,10 +1,12 @@
 """Image-text retrieval: recall at k, both ways, with several captions a picture or several pictures a caption."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int64
@@ -78,12 +80,18 @@ class Retrieval:
         texts = dict.fromkeys((int(i), text) for i, captions in zip(image_ids, given) for text in captions)
         words = tuple(text for _, text in texts)
         if repeated := len(words) - len(set(words)):
-            print(
+            _say_once(
                 f"retrieval: {repeated} of {len(words)} captions stand at other pictures too, where they count as "
-                "wrong answers; give such pictures a common label and positives='label'",
-                file=sys.stderr,
+                "wrong answers; give such pictures a common label and positives='label'"
             )
         return Pairs(samples, words, image_ids, np.asarray([i for i, _ in texts], np.int64))
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """By the first process, and not at each evaluation again."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr)
 
 
 def retrieval_scores(

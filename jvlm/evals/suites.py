@@ -8,6 +8,7 @@ from typing import Any
 from jvlm.core import build
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import emoji
+from jvlm.data.recognised import recognised
 from jvlm.evals import EVALUATORS
 from jvlm.evals.class_folder import ClassFolder
 
@@ -92,31 +93,12 @@ SUITES: dict[str, Suite] = {
 }
 
 
-SHARDS = {".tar": "tar", ".array_record": "array_record", ".parquet": "parquet"}
-TABLES = (".jsonl", ".csv", ".tsv")
-
-
 def user_data(path: Path) -> Any:
-    """A source from a table or a shard, or a folder of tar shards, ArrayRecord or Parquet files, with one table beside
-    pictures, or with a folder for each class.
+    """A source from what `data.recognised` knows, else from a folder with a folder for each class.
 
-    UserError when it is none of them, or a folder of several tables.
+    UserError when it is neither, or a folder of several tables.
     """
-    if path.is_file() and path.suffix in TABLES:
-        return {"name": "table", "path": str(path)}
-    if path.is_file() and path.suffix in SHARDS:
-        return {"name": SHARDS[path.suffix], "paths": str(path)}
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder, table or shard")
-    for suffix, name in SHARDS.items():
-        if any(path.glob("*" + suffix)):
-            return {"name": name, "paths": str(path)}
-    tables = sorted(table.name for suffix in TABLES for table in path.glob("*" + suffix))
-    if len(tables) > 1:
-        raise UserError(f"{path} has {len(tables)} tables, name one of them: {', '.join(tables[:5])}")
-    if tables:
-        return {"name": "table", "path": str(path / tables[0])}
-    return ClassFolder(str(path))
+    return recognised(path) or ClassFolder(str(path))
 
 
 def questions(folder: Path) -> Fields:

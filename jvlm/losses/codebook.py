@@ -26,8 +26,9 @@ def usage(
     return dict(counts=chosen.sum(0), sums=chosen.T @ sums, drawn=drawn)
 
 
-def moved(codebook: Params, seen: Params, decay: float, least: float) -> Params:
-    """`codebook` (`vectors` [V, E], `counts` [V], `sums` [V, E]) after a batch of which `usage` said `seen`.
+def moved(codebook: Params, seen: Params, decay: float, least: float) -> tuple[Params, Int[Array, ""]]:
+    """`codebook` (`vectors` [V, E], `counts` [V], `sums` [V, E]) after a batch of which `usage` said `seen`, and how
+    many of its words were taken anew.
 
     Counts and sums are exponential averages, a word is one over the other with the counts smoothed (van den Oord et
     al., arXiv:1711.00937, appendix A.1). A word whose average count falls below `least` is no longer chosen: it starts
@@ -42,4 +43,5 @@ def moved(codebook: Params, seen: Params, decay: float, least: float) -> Params:
     total = counts.sum()
     smooth = (counts + EPSILON) / (total + len(counts) * EPSILON) * total
     new = dict(vectors=sums / smooth[:, None], counts=counts, sums=sums)
-    return jax.tree.map(lambda a, b: jnp.where(seen["counts"].sum() > 0, a, b), new, codebook)
+    counted = seen["counts"].sum() > 0
+    return jax.tree.map(lambda a, b: jnp.where(counted, a, b), new, codebook), jnp.where(counted, dead.sum(), 0)

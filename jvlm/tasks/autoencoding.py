@@ -102,8 +102,7 @@ class CodebookAutoencoding:
         nothing = dict(jax.tree.map(jnp.zeros_like, codebook))
         nothing["drawn"] = nothing.pop("vectors")
         found = accumulate(self.loss, params, frozen, {**state, SEEN: nothing}, batches, rng)
-        new = moved(codebook, found.state[SEEN], self.decay, self.least)
-        revived = (self.decay * codebook["counts"] + (1 - self.decay) * found.state[SEEN]["counts"] < self.least).sum()
+        new, revived = moved(codebook, found.state[SEEN], self.decay, self.least)
         return found._replace(state={**state, "codebooks": new}, metrics={**found.metrics, "revived": revived})
 
     def predict_fns(self) -> dict[str, Predict]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -40,17 +41,21 @@ def evaluator_of(name: str, fields: Mapping[str, Any]) -> Any:
     return build.call(build.lookup(EVALUATORS, kind, "evaluator"), fields, f"evals.{name}")
 
 
+def opened(suite: Any) -> Any:
+    """The evaluator with its data opened. UserError where there is none."""
+    named = {key: value for key in ("data", "train") if (value := getattr(suite, key, None)) is not None}
+    return replace(suite, **{key: open_data(value) for key, value in named.items()}) if named else suite
+
+
 class Evaluations:
     """`config.evals`: suites by name, run every `config.eval_every` steps (0: at the end only)."""
 
     def __init__(self, run: Run, folder: epath.Path) -> None:
         self._run, self._folder = run, folder
-        self._suites = {name: evaluator_of(name, fields) for name, fields in (run.config.get("evals") or {}).items()}
-        # Now, not after the training: data that is not there.
-        for suite in self._suites.values():
-            for key in ("data", "train"):
-                if (data := getattr(suite, key, None)) is not None:
-                    open_data(data)
+        # Opened now, so that data that is not there is said before the training.
+        self._suites = {
+            name: opened(evaluator_of(name, fields)) for name, fields in (run.config.get("evals") or {}).items()
+        }
         self._every = run.config.get("eval_every", 0)
         self._tower = functools.cache(load_tower)
 

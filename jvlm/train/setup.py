@@ -87,8 +87,9 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         build.lookup(FORMATS, plain["export"], "export format")
     source, is_whole = load_parts(plain["init"]) if plain["init"] and not abstract else (None, True)
     model_config = dict(plain["model"])
-    processor = source.processor if source is not None and is_whole else None
-    own = source.config if source is not None and is_whole else None
+    whole = source if is_whole else None
+    processor = whole.processor if whole else None
+    own = whole.config if whole else None
     if abstract and plain["init"] and "=" not in plain["init"]:
         own = described(plain["init"])
     if own is not None:

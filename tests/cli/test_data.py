@@ -83,7 +83,7 @@ def test_pack_takes_a_table_and_an_index_names_the_shard_that_ends_early(tmp_pat
 
 def test_what_cannot_be_told_is_asked_for(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match="give --format"):
+    with pytest.raises(UserError, match="give its format"):
         call("check", str(tmp_path / "x.bin"))
     with pytest.raises(ConfigError, match="SOURCE FOLDER"):
         call("pack", str(tmp_path))

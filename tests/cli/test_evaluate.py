@@ -107,7 +107,7 @@ def test_wrong_input_is_one_line_that_names_it(clip: str, tmp_path: Path, capsys
         (2, "'retrieval_style'", ("--suite", "retrieval_stile")),
         (2, "'retrieval' needs --data DIR", ("--suite", "retrieval")),
         (2, "leave --data away", ("--suite", "retrieval_style", "--data", str(empty))),
-        (1, "no such folder", ("--suite", "zero_shot", "--data", str(tmp_path / "none"))),
+        (1, "does not exist; give shards", ("--suite", "zero_shot", "--data", str(tmp_path / "none"))),
         (1, "no pictures", ("--suite", "zero_shot", "--data", str(empty))),
         (1, "2 tables, name one of them: held-out.csv, train.jsonl", ("--suite", "retrieval", "--data", str(two))),
     ]

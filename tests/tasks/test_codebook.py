@@ -90,13 +90,13 @@ def test_a_word_that_nothing_chooses_starts_again_as_a_latent_of_the_batch() -> 
     codebook = dict(vectors=np.ones((V, E), np.float32), counts=np.full(V, 0.11, np.float32))
     codebook["sums"] = codebook["vectors"] * 0.11
     codebook = jax.tree.map(jnp.asarray, codebook)
-    new = moved(codebook, seen, decay=0.8, least=0.1)
+    new, revived = moved(codebook, seen, decay=0.8, least=0.1)
     known = latents[counted > 0]
     for word in range(1, V):  # 0.8 * 0.11 is below 0.1
         near = np.abs(known - new["vectors"][word]).max(-1).min()
         assert new["counts"][word] == 1 and near < 1e-3
-    assert new["counts"][0] > 0.5 and len(np.unique(np.asarray(new["vectors"][1:]), axis=0)) == 3
-    still = moved(codebook, seen, decay=0.8, least=0.0)
+    assert revived == V - 1 and new["counts"][0] > 0.5 and len(np.unique(np.asarray(new["vectors"][1:]), axis=0)) == 3
+    still, _ = moved(codebook, seen, decay=0.8, least=0.0)
     np.testing.assert_allclose(still["counts"][1:], 0.088, rtol=1e-5)
 
 

@@ -88,10 +88,16 @@ def base_run(family: str) -> list[np.ndarray]:
     return run(family, initial(family)[1]["params"])
 
 
+@functools.cache
+def program(family: str, unfused: bool = False) -> Any:
+    """The forward pass, compiled once for all parameters of one structure."""
+    model = initial(family)[0]
+    return jax.jit(lambda v, given: model.apply(v, **given), compiler_options=UNFUSED if unfused else None)
+
+
 def run(family: str, params: Any) -> list[np.ndarray]:
-    model, variables, _, given = initial(family)
-    out = jax.jit(lambda v, given: model.apply(v, **given))({**variables, "params": params}, given)
-    return [np.asarray(x) for x in jax.tree.leaves(out)]
+    _, variables, _, given = initial(family)
+    return [np.asarray(x) for x in jax.tree.leaves(program(family)({**variables, "params": params}, given))]
 
 
 def difference(a: Any, b: Any) -> float:
@@ -106,10 +112,9 @@ def base_exact(family: str) -> list[np.ndarray]:
 
 def exact(family: str, params: Any) -> list[np.ndarray]:
     """Outputs computed one operation at a time: two programs are fused differently and so rounded."""
-    model, variables, _, given = initial(family)
+    _, variables, _, given = initial(family)
     small = {name: jnp.asarray(x[:2]) for name, x in given.items()}
-    run = jax.jit(lambda v, given: model.apply(v, **given)).lower({**variables, "params": params}, small)
-    out = run.compile(UNFUSED)({**variables, "params": params}, small)
+    out = program(family, unfused=True)({**variables, "params": params}, small)
     return [np.asarray(x) for x in jax.tree.leaves(out)]
 
 
@@ -180,6 +185,7 @@ def test_sharded_equals_unsharded_and_survives_a_checkpoint(family: str, tmp_pat
     assert {"a", "b", "magnitude", "vector", "down", "up"} <= {
         path.rpartition("/")[2] for path, x in arrays(trained).items() if not x.sharding.is_fully_replicated
     }
+    # Traced anew: what the mesh constrains is read while tracing.
     forward = jax.jit(lambda v, given: model.apply(v, **given))
     with sharding.use(mesh, rules):
         out = forward({**variables, "params": placed}, sharding.put_batch(given, mesh))

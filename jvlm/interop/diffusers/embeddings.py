@@ -81,10 +81,9 @@ def save(pretrained: Pretrained, path: Path) -> None:
     words = rows_of(text.words) if text is not None else {}
     if not words or pretrained.config["family"] != FAMILY:
         raise UserError("the model has learned no words; --format diffusers writes the model itself")
+    towers = parts(pretrained)
     tables: Mapping[str, Any] = {
-        file: flatten(parts(pretrained)[folder].params)[TABLE].rows
-        for folder, file in FILES.items()
-        if folder in parts(pretrained)
+        file: flatten(towers[folder].params)[TABLE].rows for folder, file in FILES.items() if folder in towers
     }
 
     def fill(part: Path) -> None:
