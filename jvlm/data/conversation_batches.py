@@ -5,10 +5,10 @@ from typing import Any
 from etils import epath
 
 from jvlm.core import build
-from jvlm.core.errors import UserError
 from jvlm.data import shuffle
 from jvlm.data.conversations import ConversationSource
-from jvlm.data.lengths import Lengths, measure_all
+from jvlm.data.lengths import Lengths, measure_lengths
+from jvlm.data.measured import refuse
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.packing import WINDOW, Packed
 from jvlm.data.pipeline import FOREVER, BatchIterator, Reading, make_order
@@ -37,41 +37,30 @@ def make_conversation_iterator(
     fields of `Reading`.
     """
     how = build.call(Reading, reading, "pipeline")
-    table = measure_all(source, processor, cache)
-    refuse(table, how.max_bad, how.min_bad)
+    table = measure_lengths(source, processor, cache)
+    refuse(table, "conversations", how.max_bad, how.min_bad)
+    lengths = Lengths.of(table)
     any_source: Any = source  # ordered like samples: by number and mean size alone
     order = make_order(any_source, seed, batch_size, None, block_bytes, window_blocks)
-    rows = Packed(order, table.tokens, table.tiles, processor.length, processor.max_tiles, seed, window, not pack)
+    rows = Packed(order, lengths.tokens, lengths.tiles, processor.length, processor.max_tiles, seed, window, not pack)
     offset, local = how.part(batch_size)
     maker = RowMaker(source, processor, rows, batch_size, offset, local, position)
-    used = int((table.tokens > 0).sum())
+    used = int((lengths.tokens > 0).sum())
     iterator = how.iterate(maker, FOREVER, position, batch_size, position * used // max(1, rows.rows()))
-    iterator.facts = facts(table, rows)
+    iterator.facts = facts(lengths, rows)
     return iterator
 
 
-def facts(table: Lengths, rows: Packed) -> dict[str, float | int]:
+def facts(lengths: Lengths, rows: Packed) -> dict[str, float | int]:
     """What a log says of a plan: samples, those left out, rows of the first epoch, tokens, utilisation in 0..1."""
-    used = int((table.tokens > 0).sum())
+    used = int((lengths.tokens > 0).sum())
     return {
         "samples": used,
-        "left_out": len(table.tokens) - used,
+        "left_out": len(lengths.tokens) - used,
         "rows": rows.rows(),
         "samples_per_row": used / rows.rows(),
-        "tokens": int(table.tokens.sum()),
-        "answer_tokens": int(table.answers.sum()),
-        "row_answers": rows.most(table.answers),
+        "tokens": int(lengths.tokens.sum()),
+        "answer_tokens": int(lengths.answers.sum()),
+        "row_answers": rows.most(lengths.answers),
         "utilisation": rows.utilisation(),
     }
-
-
-def refuse(table: Lengths, max_bad: float, min_bad: int) -> None:
-    """UserError when too many samples of a table cannot be used."""
-    total = sum(table.bad.values())
-    if total >= min_bad and total > max_bad * len(table.tokens):
-        causes = ", ".join(f"{n} {cause}" for cause, n in table.bad.items())
-        first = next(iter(table.first.values()))[0]
-        raise UserError(
-            f"{total} of {len(table.tokens)} conversations cannot be used ({causes}), more than {max_bad:.1%}; the "
-            f"first: {first}; repair them (jvlm data check lists them) or raise config.pipeline.max_bad"
-        )

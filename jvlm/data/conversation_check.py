@@ -11,7 +11,8 @@ import numpy as np
 from jvlm.data import image_ops
 from jvlm.data.check import spread
 from jvlm.data.conversations import Conversation, ConversationSource
-from jvlm.data.lengths import Measured, measure, tabulate
+from jvlm.data.lengths import Lengths, measure
+from jvlm.data.measured import Measured, measured, tabulate
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.packing import fill_rows
 from jvlm.data.sources import BadSample
@@ -26,7 +27,7 @@ def check_conversations(source: ConversationSource, processor: MultimodalProcess
     pictures = _Pictures()
 
     def one(index: int) -> tuple[Measured, int, str]:
-        found = measure(source, processor, index)
+        found = measured(lambda i: measure(source, processor, i), index)
         if found.cause:
             return found, 0, ""
         conversation = source[index]
@@ -39,25 +40,26 @@ def check_conversations(source: ConversationSource, processor: MultimodalProcess
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(one, range(len(source)), chunksize=16))
-    table = tabulate([measured for measured, _, _ in found])
-    good = table.tokens > 0
-    rows = fill_rows(table.tokens, table.tiles, processor.length, processor.max_tiles)
+    table = tabulate([one for one, _, _ in found], len(Lengths._fields))
+    lengths = Lengths.of(table)
+    good = lengths.tokens > 0
+    rows = fill_rows(lengths.tokens, lengths.tiles, processor.length, processor.max_tiles)
     types: dict[str, int] = {}
-    for kind in (kind for measured, _, kind in found if kind and not measured.cause):
+    for kind in (kind for one, _, kind in found if kind and not one.cause):
         types[kind] = types.get(kind, 0) + 1
     return {
         "samples": len(found),
         "good": int(good.sum()),
         "bad": table.bad,
         "first_bad": table.first,
-        "pictures": spread(n for measured, n, _ in found if not measured.cause),
+        "pictures": spread(n for one, n, _ in found if not one.cause),
         "distinct_pictures": len(pictures),
-        "tokens": spread(table.tokens[good].tolist()) | {"limit": processor.length},
-        "answer_tokens": spread(table.answers[good].tolist()),
-        "cut": int((table.tokens == processor.length).sum()),
+        "tokens": spread(lengths.tokens[good].tolist()) | {"limit": processor.length},
+        "answer_tokens": spread(lengths.answers[good].tolist()),
+        "cut": int((lengths.tokens == processor.length).sum()),
         "types": dict(sorted(types.items())),
         "rows": len(rows),
-        "utilisation": float(np.sum(table.tokens)) / max(1, len(rows) * processor.length),
+        "utilisation": float(np.sum(lengths.tokens)) / max(1, len(rows) * processor.length),
         "fingerprint": source.fingerprint(),
     }
 

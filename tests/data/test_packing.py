@@ -9,7 +9,7 @@ import pytest
 
 from jvlm.core.errors import UserError
 from jvlm.data.conversation_batches import make_conversation_iterator
-from jvlm.data.lengths import measure_all
+from jvlm.data.lengths import measure_lengths
 from jvlm.data.multimodal import TEXT
 from jvlm.data.packing import Packed, fill_rows
 from jvlm.data.shuffle import Shuffled
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path):
     assert 0.5 < iterator.facts["utilisation"] <= 1
     seen = [int(i) for b in take(iterator, 4) for i in b["index"]]
     assert not {3, 7} & set(seen)
-    table = measure_all(source, processor(length=160, max_tiles=4), tmp_path)
+    table = measure_lengths(source, processor(length=160, max_tiles=4), tmp_path)
     assert table.bad == {"empty answer": 1, "missing picture": 1}
     assert table.first["missing picture"] == ["sample 7: k7: gone.png: no such file"]
     assert len(list(tmp_path.glob("lengths-*.npz"))) == 1
