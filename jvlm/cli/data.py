@@ -19,6 +19,7 @@ EXAMPLE = """examples:
   jvlm data pack pictures/ shards/
   jvlm data pack --index shards/
   jvlm data latents --model runs/autoencoder pictures/ --output latents/
+  jvlm data latents --model sdxl-base --buckets variant=sdxl shards/ --output latents/
 """
 KINDS = ("tar", "array_record", "parquet", "table", "folder", "coco_captions")
 

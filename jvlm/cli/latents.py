@@ -1,6 +1,7 @@
 """`jvlm data latents`: the shards that a latent diffusion model is trained on."""
 
 import argparse
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="*", metavar="SOURCE", help="pictures with captions; default: what the workdir trained on")
     add("--model", required=True, metavar="DIR", help="an autoencoder's workdir or directory")
     add("--mirror", action="store_true", help="the mirror image of every picture, too")
+    add(
+        "--buckets",
+        metavar="FIELD=VALUE,...",
+        help="keep aspect ratios: the pipeline.buckets of the training, such as variant=sdxl or side=512,step=64",
+    )
     add("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
     add("--output", required=True, metavar="FOLDER", help="where the shards go")
 
@@ -20,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, source: Any) -> dict[str, Any]:
     """Encodes `source`, None for the data of the autoencoder's own run, and packs it; what was written."""
     from jvlm.core.sharding import make_mesh
-    from jvlm.data.pack import pack
+    from jvlm.data.buckets import Buckets
+    from jvlm.data.pack import pack, pack_parts
     from jvlm.train.data import make_source
-    from jvlm.train.latents import LatentSource
+    from jvlm.train.latents import LatentSource, bucketed
     from jvlm.train.pretrained import load
     from jvlm.train.runtime import start
 
@@ -33,5 +40,22 @@ def run(args: argparse.Namespace, source: Any) -> dict[str, Any]:
         if not config.is_file():
             raise ConfigError(f"{args.model} is no workdir, so it names no data; give a SOURCE")
         source = make_source(json.loads(config.read_text())["data"])
-    latents = LatentSource(source, pretrained, args.mirror, make_mesh())
-    return pack(latents, args.output, int(args.shard_mb * 2**20))
+    mesh, shard_bytes = make_mesh(), int(args.shard_mb * 2**20)
+    if args.buckets:
+        parts = bucketed(source, pretrained, Buckets.of(fields(args.buckets)), args.mirror, mesh)
+        return pack_parts(parts, args.output, shard_bytes)
+    return pack(LatentSource(source, pretrained, args.mirror, mesh), args.output, shard_bytes)
+
+
+def fields(text: str) -> dict[str, Any]:
+    """The values of `FIELD=VALUE,FIELD=VALUE`, Python literals or else strings. ConfigError for anything else."""
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"--buckets {text}: {part!r} has no '='; write side=1024,step=64 or variant=sdxl")
+        try:
+            found[key.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key.strip()] = value
+    return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jvlm.core.errors import ConfigError
-from jvlm.data.sources import Sample, Source, Subset, digest
+from jvlm.data.sources import Sample, Source, Subset, digest, head
 
 
 class Annotated:
@@ -42,6 +42,10 @@ class Annotated:
         own = sample.captions[0] if sample.captions else ""
         captions = [text.replace("{}", own) for text in self.prompts] or sample.captions
         return sample._replace(captions=captions, weight=self.loss_weight)
+
+    def head(self, index: int, size: int) -> bytes:
+        """The beginning of a picture: see `sources.head`."""
+        return head(self.source, index, size)
 
     def fingerprint(self) -> str:
         """Changes with the source and with what is said of it."""

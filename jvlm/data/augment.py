@@ -7,7 +7,7 @@ on the way (`draft`) and may use opencv (the `fast` extra): both change pixels s
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -42,13 +42,15 @@ class Augment:
     """What may happen to a training picture. The defaults change nothing but how JPEG files are decoded.
 
     `crop_scale`: fractions of the area that a random crop covers, its aspect within `crop_ratio`; without it the
-    picture is fitted as in evaluation. `flip`: probability of a mirror image. `zoom`: factors; `shift`: fraction of the
-    side; `rotate`: degrees either way; uncovered corners take `background`. `hue`: degrees either way; `saturation`:
-    strongest relative change; `grey`: probability of a grey picture.
+    picture is fitted as in evaluation, and what does not fit is cut off evenly or, with `corner` random, anyhow.
+    `flip`: probability of a mirror image. `zoom`: factors; `shift`: fraction of the side; `rotate`: degrees either way;
+    uncovered corners take `background`. `hue`: degrees either way; `saturation`: strongest relative change; `grey`:
+    probability of a grey picture.
     """
 
     crop_scale: tuple[Number, Number] | None = None
     crop_ratio: tuple[Number, Number] = (3 / 4, 4 / 3)
+    corner: Literal["centre", "random"] = "centre"
     flip: Number = 0.0
     zoom: tuple[Number, Number] = (1.0, 1.0)
     shift: Number = 0.0
@@ -64,14 +66,21 @@ class Augment:
 UNCHANGED = Augment()
 
 
+class Augmented(NamedTuple):
+    """`pixels`, normalized, and what SDXL is told of them: see `image_ops.told_sizes`."""
+
+    pixels: Float32[np.ndarray, "H W 3"]
+    sizes: tuple[int, ...]
+
+
 def augmented(
     source: bytes,
     spec: ImageSpec,
     augment: Augment,
     rng: np.random.Generator,
     max_bytes: int = image_ops.MAX_DECODED_BYTES,
-) -> Float32[np.ndarray, "H W 3"]:
-    """One training picture of `spec.size`, normalized. Raises BadPicture for what cannot be decoded."""
+) -> Augmented:
+    """One training picture of `spec.size`. Raises BadPicture for what cannot be decoded."""
     image = image_ops.open_picture(source, max_bytes)
     turn = orientation(image)
     width, height = image.size
@@ -88,10 +97,24 @@ def augmented(
             image_ops.RESAMPLING[spec.interpolation],
             box=(box[0] * x, box[1] * y, right, bottom),
         )
+        scale = spec.size[0] / (box[3] - box[1]), spec.size[1] / (box[2] - box[0])
+        full = round(size[1] * scale[0]), round(size[0] * scale[1])
+        corner = round(box[1] * scale[0]), round(box[0] * scale[1])
     else:
-        out = image_ops.fit(upright, spec)
-    out = change_colour(change_geometry(out, augment, rng), augment, rng)
-    return image_ops.normalize(np.asarray(out), spec)
+        full = image_ops.resized_size(upright.height, upright.width, spec)
+        room = tuple(max(0, have - kept) if spec.crop else 0 for have, kept in zip(full, spec.size))
+        if augment.corner == "random":
+            corner = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+            out = image_ops.fit(upright, spec, corner)
+        else:
+            corner = room[0] // 2, room[1] // 2
+            out = image_ops.fit(upright, spec)
+    mirror = augment.flip > 0 and rng.random() < augment.flip
+    if mirror:  # of the mirror image, too, it is told from where it was cut
+        corner = corner[0], max(0, full[1] - spec.size[1] - corner[1])
+    out = change_colour(change_geometry(out, augment, rng, mirror), augment, rng)
+    pixels = image_ops.normalize(np.asarray(out), spec)
+    return Augmented(pixels, (size[1], size[0], *corner, *spec.size))
 
 
 def orientation(image: Image.Image) -> int:
@@ -156,9 +179,10 @@ def _opencv(source: bytes, shrink: float) -> UInt8[np.ndarray, "H W 3"]:
     return cv2.cvtColor(out, cv2.COLOR_BGR2RGB)
 
 
-def change_geometry(image: Image.Image, augment: Augment, rng: np.random.Generator) -> Image.Image:
-    """Mirror, zoom, shift and rotation about the centre, in one resampling."""
-    mirror = augment.flip > 0 and rng.random() < augment.flip
+def change_geometry(
+    image: Image.Image, augment: Augment, rng: np.random.Generator, mirror: bool = False
+) -> Image.Image:
+    """Mirror image where asked for, zoom, shift and rotation about the centre, in one resampling."""
     if augment.zoom == (1.0, 1.0) and not augment.shift and not augment.rotate:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image
     zoom = rng.uniform(*augment.zoom)

@@ -12,6 +12,9 @@ from jvlm.data.processor import Processor, fill
 from jvlm.data.shuffle import Order
 from jvlm.data.sources import BadSample, Sample, Source
 
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""What reads the header of a `.npy` file of each version."""
+
 
 class Bad(NamedTuple):
     """Why the sample at `index` became a placeholder."""
@@ -29,8 +32,8 @@ class BatchMaker:
     `offset` on. Positions from `stop` on are placeholders with index -1 (the last, partial batch of an evaluation).
     `captions`: how many captions of each sample, 1 gives tokens [B, T], more [B, captions, T] and `caption_weight`.
     `augment=None` is the evaluation's preprocessing; without `seed` the first caption is taken, with it a random one.
-    With `moments` the samples hold arrays of this shape, as an autoencoder made them, instead of pictures, and with
-    `sizes` also what became of the picture before.
+    With `moments` the samples hold arrays of this shape, as an autoencoder made them, instead of pictures. With
+    `sizes` a batch also says what became of each picture (`image_ops.told_sizes`).
     """
 
     source: Source
@@ -121,10 +124,13 @@ class BatchMaker:
             try:
                 if self.augment is None:
                     picture = image_ops.read_picture(sample.image, spec.style, self.max_bytes)
-                    pixels = np.asarray(image_ops.fit(picture, spec))
-                    batch["image"][row] = image_ops.normalize(pixels, spec)
+                    pixels = image_ops.normalize(np.asarray(image_ops.fit(picture, spec)), spec)
+                    sizes = image_ops.told_sizes((picture.height, picture.width), spec)
                 else:
-                    batch["image"][row] = augmented(sample.image, spec, self.augment, rng, self.max_bytes)
+                    pixels, sizes = augmented(sample.image, spec, self.augment, rng, self.max_bytes)
+                batch["image"][row] = pixels
+                if self.sizes:
+                    batch["sizes"][row] = sizes
             except image_ops.BadPicture as error:
                 raise BadSample(f"{sample.key or index}: {error}", error.cause) from error
 
@@ -151,6 +157,16 @@ def stored_moments(sample: Sample, shape: tuple[int, int, int]) -> np.ndarray:
     if found.shape != shape:
         raise BadSample(f"{sample.key}: latents {list(found.shape)}, the model's are {list(shape)}", "other latents")
     return found
+
+
+def stored_shape(data: bytes) -> tuple[int, ...]:
+    """The shape of the array in a `.npy` file, from its beginning. BadSample where there is none."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        return HEADERS[version](file)[0]
+    except (ValueError, KeyError) as error:
+        raise BadSample(f"no array of latents ({error})", "broken latents") from error
 
 
 def stored_sizes(sample: Sample) -> list[float]:

@@ -117,13 +117,15 @@ def read_picture(source: Picture, style: str = "transformers", max_bytes: int = 
         raise BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
+def picture_size(data: bytes, name: str = "picture", max_bytes: int = MAX_DECODED_BYTES) -> tuple[int, int]:
     """(height, width) of a file's picture once turned by its EXIF orientation; nothing is decoded."""
-    image = open_picture(data)
+    image = open_picture(data, max_bytes, name)
+    # Pillow decodes all of a PNG to look for EXIF data behind the pixels; most have none anywhere.
+    plain = image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data
     try:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        sideways = not plain and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     except BROKEN as error:
-        raise BadPicture(f"broken EXIF data ({error})", "corrupt picture") from error
+        raise BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
@@ -165,6 +167,11 @@ def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
         return height, width
     if spec.resize == "exact":
         return spec.target
+    if spec.resize == "cover":
+        rows, columns = spec.size
+        if rows * width >= columns * height:
+            return rows, max(columns, int(rows * width / height))
+        return max(rows, int(columns * height / width)), columns
     short = spec.target[0]
     long = int(short * max(height, width) / min(height, width))
     return (long, short) if width <= height else (short, long)
@@ -185,12 +192,25 @@ def centre_crop(image: Image.Image, size: tuple[int, int], style: str = "transfo
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Resize and centre crop of `spec`; RGB of exactly `spec.size`."""
+def told_sizes(size: tuple[int, int], spec: ImageSpec) -> tuple[int, ...]:
+    """What SDXL is told of a picture of `size` (height, width) that `spec` fits (arXiv:2307.01952, section 2.2).
+
+    The size, the corner (top, left) from which it is cropped once scaled, and (height, width) of what it becomes.
+    """
+    have = resized_size(*size, spec)
+    corner = ((full - kept) // 2 if spec.crop else 0 for full, kept in zip(have, spec.size))
+    return (*size, *corner, *spec.size)
+
+
+def fit(image: Image.Image, spec: ImageSpec, corner: tuple[int, int] | None = None) -> Image.Image:
+    """Resize and centre crop of `spec`, or the crop whose `corner` (top, left) is given; RGB of exactly `spec.size`."""
     height, width = resized_size(image.height, image.width, spec)
     if spec.resize != "none" and not (spec.style == "open_clip" and image.size == (width, height)):
         image = image.resize((width, height), RESAMPLING[spec.interpolation])
-    if spec.crop:
+    if spec.crop and corner is not None:
+        top, left = corner
+        image = image.crop((left, top, left + spec.size[1], top + spec.size[0]))
+    elif spec.crop:
         image = centre_crop(image, spec.size, spec.style)
     if image.size != spec.size[::-1]:
         raise UserError(f"picture of {image.height} x {image.width}: the model takes only {spec.size}")

@@ -18,15 +18,15 @@ class ImageSpec:
     `rescale`, subtract `mean`, divide by `std`.
 
     `resize`: "shortest" scales the shorter side to `resize_to` and keeps the aspect; "exact" squashes to
-    `resize_to` (height, width); "none" leaves the picture. `resize_to` defaults to the shorter side of
-    `size`, or to `size`.
+    `resize_to` (height, width); "cover" scales to the smallest picture that `size` lies in; "none" leaves the
+    picture. `resize_to` defaults to the shorter side of `size`, or to `size`.
 
     `style` settles what the two reference libraries do differently with the same numbers. "transformers" (its
     Pillow backend): EXIF orientation applied to files, RGB before resizing, odd margins cropped rounding
     down. "open_clip": no EXIF orientation, RGB after cropping, odd margins rounded half to even."""
 
     size: tuple[int, int]
-    resize: Literal["shortest", "exact", "none"] = "exact"
+    resize: Literal["shortest", "exact", "cover", "none"] = "exact"
     resize_to: int | tuple[int, int] | None = None
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
     crop: bool = False
@@ -36,8 +36,8 @@ class ImageSpec:
     style: Literal["transformers", "open_clip"] = "transformers"
 
     def __post_init__(self):
-        if self.resize == "shortest" and not self.crop:
-            raise ConfigError('ImageSpec: resize="shortest" gives pictures of unequal size; set crop=True')
+        if self.resize in ("shortest", "cover") and not self.crop:
+            raise ConfigError(f'ImageSpec: resize="{self.resize}" gives pictures of unequal size; set crop=True')
         if self.resize == "shortest" and isinstance(self.resize_to, tuple):
             raise ConfigError(f'ImageSpec: resize="shortest" takes one side, not resize_to={self.resize_to}')
         if self.resize == "exact" and not self.crop and self.target != self.size:
@@ -51,6 +51,10 @@ class ImageSpec:
         if self.resize_to is not None:
             return self.resize_to
         return (min(self.size), min(self.size)) if self.resize == "shortest" else self.size
+
+    def covering(self, size: tuple[int, int]) -> "ImageSpec":
+        """The same with pictures of `size` (height, width) cut out of their middle."""
+        return dataclasses.replace(self, size=size, resize="cover", resize_to=None, crop=True)
 
     @classmethod
     def clip(cls, size: int | tuple[int, int] = 224, **changes: Any) -> "ImageSpec":

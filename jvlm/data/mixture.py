@@ -7,7 +7,7 @@ import numpy as np
 
 from jvlm.core.errors import ConfigError
 from jvlm.data.shuffle import Order, Place
-from jvlm.data.sources import Source, digest
+from jvlm.data.sources import Source, digest, head
 
 CYCLE = 1000
 
@@ -32,8 +32,16 @@ class Mixture:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Any:
+        source, inside = self._inside(index)
+        return source[inside]
+
+    def head(self, index: int, size: int) -> bytes:
+        """The beginning of a picture: see `sources.head`."""
+        return head(*self._inside(index), size)
+
+    def _inside(self, index: int) -> tuple[Source, int]:
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.sources[which][index - int(self._starts[which])]
+        return self.sources[which], index - int(self._starts[which])
 
     def fingerprint(self) -> str:
         """Changes with the sources, their order and the weights."""

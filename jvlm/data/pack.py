@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -24,26 +24,37 @@ def pack(
     Samples that cannot be read, or for which `test` raises BadSample, are left out and counted by cause. UserError when
     a shard is already there.
     """
+    return pack_parts([("", source)], folder, shard_bytes, test)
+
+
+def pack_parts(
+    parts: Iterable[tuple[str, Source]],
+    folder: str,
+    shard_bytes: int = 256 * 2**20,
+    test: Callable[[Sample, int], Any] | None = None,
+) -> dict[str, Any]:
+    """`pack` of several sources into shards of their own, each named by what stands before it."""
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     if existing := sorted(target.glob("*.tar")):
         raise UserError(f"{existing[0]} exists already: pack into an empty folder")
     skipped: dict[str, int] = {}
     shards = written = 0
-    samples = _good(source, test, skipped)
-    pending = next(samples, None)
-    while pending is not None:
-        path = target / f"{shards:05d}.tar"
-        partial = target / f".{path.name}.partial"
-        size = 0
-        with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
-            while pending is not None and size < shard_bytes:
-                size += _write(tar, f"{written:09d}", pending)
-                written += 1
-                pending = next(samples, None)
-        partial.rename(path)
-        tar_index.write_index(path)
-        shards += 1
+    for name, source in parts:
+        samples = _good(source, test, skipped)
+        pending = next(samples, None)
+        while pending is not None:
+            path = target / f"{name}{shards:05d}.tar"
+            partial = target / f".{path.name}.partial"
+            size = 0
+            with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
+                while pending is not None and size < shard_bytes:
+                    size += _write(tar, f"{written:09d}", pending)
+                    written += 1
+                    pending = next(samples, None)
+            partial.rename(path)
+            tar_index.write_index(path)
+            shards += 1
     return {"shards": shards, "samples": written, "skipped": dict(sorted(skipped.items())), "folder": str(target)}
 
 

@@ -86,7 +86,7 @@ def picture_size(picture: image_ops.Picture, where: str) -> tuple[int, int]:
         if isinstance(picture, (str, os.PathLike)):
             return _file_size(os.fspath(picture))
         if isinstance(picture, bytes):
-            return _size(picture, "picture")
+            return image_ops.picture_size(picture)
         raise UserError(f"a {type(picture).__name__}; conversations hold picture files")
     except image_ops.BadPicture as error:
         raise BadSample(f"{where}: {error}", error.cause) from error
@@ -97,15 +97,4 @@ def picture_size(picture: image_ops.Picture, where: str) -> tuple[int, int]:
 @functools.lru_cache(maxsize=4096)
 def _file_size(path: str) -> tuple[int, int]:
     # Neighbouring questions are often about one picture.
-    return _size(image_ops.read_bytes(path), path)
-
-
-def _size(data: bytes, name: str) -> tuple[int, int]:
-    image = image_ops.open_picture(data, name=name)
-    # Pillow decodes all of a PNG to look for EXIF data behind the pixels; most have none anywhere.
-    plain = image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data
-    try:
-        turned = not plain and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except image_ops.BROKEN as error:
-        raise image_ops.BadPicture(f"{name}: broken EXIF data ({error})", "corrupt picture") from error
-    return (image.width, image.height) if turned else (image.height, image.width)
+    return image_ops.picture_size(image_ops.read_bytes(path), path)

@@ -14,6 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from etils import epath
 from jaxtyping import Int
 
 from jvlm.core import build
@@ -21,12 +22,15 @@ from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import shuffle
 from jvlm.data.augment import UNCHANGED, Augment
 from jvlm.data.batches import Bad, BatchMaker
+from jvlm.data.bucket_batches import BucketMaker, bucket_maker
+from jvlm.data.buckets import Size
 from jvlm.data.image_ops import MAX_DECODED_BYTES
 from jvlm.data.mixture import Mixture
 from jvlm.data.processor import Processor
 from jvlm.data.rows import RowMaker
 from jvlm.data.sources import Source
 
+Maker = BatchMaker | BucketMaker | RowMaker
 FOREVER = 2**48
 SHOWN = 3
 
@@ -104,9 +108,7 @@ class Reading:
         local = batch_size // self.process_count
         return self.process_index * local, local
 
-    def iterate(
-        self, maker: BatchMaker | RowMaker, count: int, position: int, batch_size: int, read_before: int
-    ) -> BatchIterator:
+    def iterate(self, maker: Maker, count: int, position: int, batch_size: int, read_before: int) -> BatchIterator:
         """Batches 0 to `count` of `maker`; all processes together have read `read_before` samples before."""
         batches = read(maker, count, self.workers, self.threads, self.prefetch_bytes)
         seen = read_before // self.process_count if self.counters else 0
@@ -128,14 +130,17 @@ def make_train_iterator(
     max_image_bytes: int = MAX_DECODED_BYTES,
     moments: tuple[int, int, int] | None = None,
     sizes: bool = False,
+    buckets: Sequence[Size] = (),
+    cache: epath.PathLike | None = None,
     **reading: Any,
 ) -> BatchIterator:
     """Shuffled batches without end: `image` [b, H, W, 3], `tokens` [b, T], `weight` [b], `index` [b] (, `label` [b]).
 
     `batch_size` is global. `group` (a key of `extra`, or a number per sample) keeps samples of a group out of each
     other's batches; the order then depends on `batch_size` as well. With `moments`, their shape, a batch has `moments`
-    [b, h, w, 2 Z] instead of pictures, from shards of latents, and `sizes` adds those [b, 6] of the pictures they come
-    from. `reading` are fields of `Reading`.
+    [b, h, w, 2 Z] instead of pictures, from shards of latents, and `sizes` adds [b, 6] of what became of each picture.
+    With `buckets`, (height, width) of pictures or of latents, each batch has one of these (see `bucket_maker`); the
+    samples are measured first, and what was measured is kept in the folder `cache`. `reading` are fields of `Reading`.
     """
     how = build.call(Reading, reading, "pipeline")
     order = make_order(source, seed, batch_size, group, block_bytes, window_blocks)
@@ -144,8 +149,14 @@ def make_train_iterator(
         source, processor, order, batch_size, offset, local, position,
         seed=seed, augment=augment, label=label, max_bytes=max_image_bytes, moments=moments, sizes=sizes,
     )  # fmt: skip
+    facts: dict[str, float | int] = {"samples": len(source)}
+    if buckets:
+        if group is not None or (augment is not None and augment.crop_scale is not None):
+            other = "group" if group is not None else "augment.crop_scale"
+            raise ConfigError(f"pipeline.buckets and pipeline.{other} exclude each other; leave one out")
+        maker, facts = bucket_maker(maker, buckets, how.max_bad, how.min_bad, cache, block_bytes, window_blocks)
     iterator = how.iterate(maker, FOREVER, position, batch_size, position)
-    iterator.facts = {"samples": len(source)}
+    iterator.facts = facts
     return iterator
 
 
@@ -208,9 +219,7 @@ def group_numbers(source: Source, key: str) -> Int[np.ndarray, "n"]:
     return out
 
 
-def read(
-    maker: BatchMaker | RowMaker, count: int, workers: int, threads: int | None, prefetch_bytes: int
-) -> Iterator[Any]:
+def read(maker: Maker, count: int, workers: int, threads: int | None, prefetch_bytes: int) -> Iterator[Any]:
     """Batches 0 to `count` of `maker`, made ahead by threads or by worker processes."""
     size = sum(v.nbytes for v in maker.empty().values())
     ahead = max(1, prefetch_bytes // max(1, size))

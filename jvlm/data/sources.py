@@ -54,6 +54,15 @@ class Source(Protocol):
         ...
 
 
+def head(source: Source, index: int, size: int) -> bytes:
+    """The first `size` bytes of a sample's picture where the source can read so little (`head`), else the picture.
+
+    BadSample when it cannot be read.
+    """
+    own = getattr(source, "head", None)
+    return source[index].image if own is None else own(index, size)
+
+
 class Subset:
     """Some samples (or conversations) of a source, in the order given."""
 
@@ -67,6 +76,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> Any:
         return self.source[int(self.indices[index])]
+
+    def head(self, index: int, size: int) -> bytes:
+        """The beginning of a picture: see `head`."""
+        return head(self.source, int(self.indices[index]), size)
 
     def fingerprint(self) -> str:
         """Changes with the source and with the selection."""

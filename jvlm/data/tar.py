@@ -78,14 +78,7 @@ class TarSource:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Sample:
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        entry = self._entries(shard)[index - int(self._starts[shard])]
-        where = f"{self.shards[shard].name}:{entry.key}"
-        if entry.bad:
-            raise BadSample(f"{where}: {entry.bad}", "truncated tar")
-        picture = next((e for e in PICTURES if e in entry.members), None)
-        if picture is None:
-            raise BadSample(f"{where}: no picture among its members {sorted(entry.members)}", "missing picture")
+        shard, entry, where, picture = self._find(index)
 
         def read(extension: str) -> bytes:
             return self._reader.read(shard, *entry.members[extension])
@@ -98,6 +91,24 @@ class TarSource:
             raise BadSample(f"{where}: broken text or json ({error})", "broken text") from error
         captions = list(dict.fromkeys(captions + captions_of(extra, self.caption_keys)))
         return Sample(read(picture), captions, label, where, extra)
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first `size` bytes of a sample's picture, all of a shorter one; BadSample when there is none."""
+        shard, entry, _, picture = self._find(index)
+        offset, whole = entry.members[picture]
+        return self._reader.read(shard, offset, min(size, whole))
+
+    def _find(self, index: int) -> tuple[int, tar_index.Entry, str, str]:
+        """(shard, entry, where that is, extension of the picture) of a sample; BadSample when it cannot be used."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        entry = self._entries(shard)[index - int(self._starts[shard])]
+        where = f"{self.shards[shard].name}:{entry.key}"
+        if entry.bad:
+            raise BadSample(f"{where}: {entry.bad}", "truncated tar")
+        picture = next((e for e in PICTURES if e in entry.members), None)
+        if picture is None:
+            raise BadSample(f"{where}: no picture among its members {sorted(entry.members)}", "missing picture")
+        return shard, entry, where, picture
 
     def fingerprint(self) -> str:
         """Changes with names, sizes and order of the shards and with how captions are found."""

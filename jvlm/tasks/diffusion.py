@@ -28,11 +28,12 @@ class Diffusion:
     """The squared error of the UNet's prediction at a random time (Rombach et al., arXiv:2112.10752, eq. 2).
 
     Batches hold `image` [B, H, W, 3] in -1..1 or, with `cached`, the autoencoder's `moments` [B, h, w, 2 Z] (mean, then
-    log variance), and `sizes` [B, 6] for an SDXL; `tokens` [B, T]; maybe `weight` [B]. `caption_dropout` is the share
-    of texts replaced by the empty one, or of conditions by zeros where the model paints from those, which guidance
-    needs (arXiv:2207.12598, algorithm 1). `offset_noise` adds so much noise that a whole channel shares. `min_snr` is
-    the gamma of arXiv:2303.09556. With `logit_normal` a flow's times are drawn from that distribution
-    (arXiv:2403.03206, section 3.1). What is not to be trained is frozen by the configuration.
+    log variance), one size a batch; `sizes` [B, 6] for an SDXL (see `LatentDiffusion.predict`); `tokens` [B, T]; maybe
+    `weight` [B]. `caption_dropout` is the share of texts replaced by the empty one, or of conditions by zeros where the
+    model paints from those, which guidance needs (arXiv:2207.12598, algorithm 1). `offset_noise` adds so much noise
+    that a whole channel shares. `min_snr` is the gamma of arXiv:2303.09556. With `logit_normal` a flow's times are
+    drawn from that distribution (arXiv:2403.03206, section 3.1). What is not to be trained is frozen by the
+    configuration.
     """
 
     model: LatentDiffusion
@@ -55,8 +56,8 @@ class Diffusion:
             factor, channels = self.model.vae.factor, 2 * self.model.vae.latent_channels
             shape = (rows, height // factor, width // factor, channels)
             batch["moments"] = jax.ShapeDtypeStruct(shape, np.float32)
-            if self.model.unet.size_dim is not None:
-                batch["sizes"] = jax.ShapeDtypeStruct((rows, 6), np.float32)
+        if self.model.unet.size_dim is not None:
+            batch["sizes"] = jax.ShapeDtypeStruct((*batch["tokens"].shape[:1], 6), np.float32)
         return batch
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

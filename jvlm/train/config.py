@@ -112,7 +112,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
 
 
 # What decides the samples of each step and the meaning of the parameters: a resumed run cannot change it.
-LASTING = ("seed", "batch_size", "model", "task", "data", "frozen", "adapter", "quantize")
+LASTING = ("seed", "batch_size", "model", "task", "data", "pipeline.buckets", "frozen", "adapter", "quantize")
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Any) -> list[str]:
@@ -121,10 +121,9 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: 
     Raises ConfigError where the difference makes another run of it.
     """
     for key in LASTING:
-        if before.get(key) != now.get(key):
-            where, was, wanted = next(
-                differences(key, before.get(key), now.get(key)), (key, before.get(key), now.get(key))
-            )
+        old, new = _value(before, key), _value(now, key)
+        if old != new:
+            where, was, wanted = next(differences(key, old, new), (key, old, new))
             raise ConfigError(
                 f"{workdir} holds a run with {where} = {was!r}, this configuration has {wanted!r}; "
                 "use another --workdir, or start from it with --config.init=DIR"
@@ -132,6 +131,13 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], workdir: 
     rest = [key for key in dict.fromkeys([*before, *now]) if key not in LASTING]
     changed = (found for key in rest for found in differences(key, before.get(key), now.get(key)))
     return [f"{where} = {wanted!r} (was {was!r})" for where, was, wanted in changed]
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = (found or {}).get(part)
+    return found
 
 
 def differences(key: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -38,9 +38,10 @@ def make_source(fields: Mapping[str, Any]) -> Any:
 def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIterator:
     """This process's batches from `position` on: of captioned pictures, or of conversations where the run learns those.
 
-    `config.data`: the source's fields; `config.pipeline`: `augment` (fields of Augment), `group`, `workers`,
-    `max_bad` and the other options of `make_train_iterator`, or those of `make_conversation_iterator`. UserError where
-    a row of conversations holds more answer tokens than the task looks at.
+    `config.data`: the source's fields; `config.pipeline`: `augment` (fields of Augment), `buckets` (fields of Buckets),
+    `group`, `workers`, `max_bad` and the other options of `make_train_iterator`, or those of
+    `make_conversation_iterator`. UserError where a row of conversations holds more answer tokens than the task looks
+    at.
     """
     if run.conversations is not None:
         batches = make_conversations(run.config, run.conversations, position, counters)
@@ -52,9 +53,13 @@ def make_data(run: Run, position: int, counters: Mapping[str, int]) -> BatchIter
         return batches
     options = dict(run.config.get("pipeline") or {})
     augment = build.call(Augment, tuples(options.pop("augment", None) or {}), "pipeline.augment")
-    more = dict(processor=run.processor, augment=augment, label="label" in run.batch)
+    options.pop("buckets", None)
+    more: dict[str, Any] = dict(processor=run.processor, augment=augment, label="label" in run.batch)
+    more |= dict(sizes="sizes" in run.batch, buckets=run.buckets)
     if "moments" in run.batch:
-        more |= dict(moments=run.batch["moments"].shape[1:], sizes="sizes" in run.batch)
+        factor = run.model.vae.factor
+        kept = tuple((height // factor, width // factor) for height, width in run.buckets)
+        more |= dict(moments=run.batch["moments"].shape[1:], buckets=kept)
     return _iterate(make_train_iterator, run.config, options, position, counters, more)
 
 

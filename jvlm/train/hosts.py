@@ -46,8 +46,8 @@ def check_alike(facts: Mapping[str, Any]) -> None:
         raise UserError(line)
 
 
-def compile_together(step: Any, *args: Any) -> Any:
-    """The jitted `step`, compiled for `args` on every process before any of them runs it.
+def compile_together(step: Any, number: int, *args: Any) -> Any:
+    """The jitted `step`, compiled for `args` on every process before any of them runs it; the run's program `number`.
 
     Compilation takes one process longer than another, and gloo waits 30 s for the others at its first collective.
     """
@@ -55,7 +55,7 @@ def compile_together(step: Any, *args: Any) -> Any:
     if client is None:
         return step
     program = step.lower(*args).compile()
-    client.wait_at_barrier("jvlm_compiled", MEETING_MS)
+    client.wait_at_barrier(f"jvlm_compiled{number}", MEETING_MS)
     return program
 
 

@@ -10,10 +10,12 @@ from jax.sharding import Mesh
 from PIL import ImageOps
 
 from jvlm.core.errors import UserError
-from jvlm.data.image_ops import picture_size, read_picture, resized_size
+from jvlm.data.buckets import Buckets, Size, nearest
+from jvlm.data.image_ops import picture_size, read_picture, told_sizes
 from jvlm.data.image_spec import HALF, ImageSpec
 from jvlm.data.processor import Processor
-from jvlm.data.sources import BadSample, Sample, Source, digest
+from jvlm.data.sizes import measure_sizes
+from jvlm.data.sources import BadSample, Sample, Source, Subset, digest
 from jvlm.evals.encoder import Encoder
 from jvlm.interop.pretrained import Pretrained
 from jvlm.models.autoencoder import Autoencoder
@@ -28,19 +30,24 @@ class LatentSource:
     What `Diffusion(cached=True)` trains on once it is packed. With `mirror` the mirror images follow as samples of
     their own. Pictures are fitted to the autoencoder's size as its directory says, else scaled and cropped in the
     middle; `extra["sizes"]` tells (height, width) as they came, the corner of the crop, and the size they have now.
-    `window` are encoded at a time, so samples are to be read in order. UserError for a model that is no autoencoder.
+    With `size` (height, width) they are scaled to cover that and cropped, whatever the directory says. `window` are
+    encoded at a time, so samples are to be read in order. UserError for a model that is no autoencoder.
     """
 
     def __init__(
-        self, source: Source, pretrained: Pretrained, mirror: bool = False, mesh: Mesh | None = None, window: int = 256
+        self,
+        source: Source,
+        pretrained: Pretrained,
+        mirror: bool = False,
+        mesh: Mesh | None = None,
+        window: int = 256,
+        size: Size | None = None,
     ) -> None:
-        model, params = pretrained.model, pretrained.params
-        if isinstance(model, LatentDiffusion):
-            model, params = model.vae, params["vae"]
-        if not isinstance(model, Autoencoder):
-            raise UserError(f"a {type(model).__name__} makes no latents; give an autoencoder's workdir or directory")
+        model, params = encoder_of(pretrained)
         # A diffusers directory does not say: as Stable Diffusion was trained.
         self._spec = pretrained.processor.image or ImageSpec.clip(model.image_size, mean=HALF, std=HALF)
+        if size is not None:
+            self._spec = self._spec.covering(size)
         height, width = (side // model.factor for side in self._spec.size)
         self.shape = (height, width, 2 * model.latent_channels)
         self._source, self._mirror, self._window = source, mirror, window
@@ -99,11 +106,30 @@ class LatentSource:
         return digest("latents", self._source.fingerprint(), self.shape, self._mirror)
 
 
-def told_sizes(size: tuple[int, int], spec: ImageSpec) -> tuple[int, ...]:
-    """What SDXL is told of a picture of `size` (height, width) that `spec` fits (arXiv:2307.01952, section 2.2).
+def bucketed(
+    source: Source, pretrained: Pretrained, buckets: Buckets, mirror: bool = False, mesh: Mesh | None = None
+) -> Iterator[tuple[str, Source]]:
+    """The latents of `source`, those of each of `buckets` as a source of their own after a name for its shards.
 
-    The size, the corner (top, left) from which it is cropped once scaled, and (height, width) of what it becomes.
+    A picture goes to the bucket of the nearest aspect ratio. The headers of all are read first; those whose header
+    cannot be read come with the first bucket, as bad samples. UserError as `LatentSource`.
     """
-    have = resized_size(*size, spec)
-    corner = ((full - kept) // 2 if spec.crop else 0 for full, kept in zip(have, spec.size))
-    return (*size, *corner, *spec.size)
+    model, _ = encoder_of(pretrained)
+    sizes = buckets.check(getattr(pretrained.model, "multiple", model.factor)).sizes()
+    which = np.maximum(nearest(sizes, measure_sizes(source, latents=False).values), 0)
+    members = [np.flatnonzero(which == number) for number in range(len(sizes))]
+    return (
+        (f"{size[0]}x{size[1]}-", LatentSource(Subset(source, inside), pretrained, mirror, mesh, size=size))
+        for size, inside in zip(sizes, members)
+        if len(inside)
+    )
+
+
+def encoder_of(pretrained: Pretrained) -> tuple[Autoencoder, Any]:
+    """The autoencoder that `pretrained` is or has, and its parameters. UserError where there is none."""
+    model, params = pretrained.model, pretrained.params
+    if isinstance(model, LatentDiffusion):
+        model, params = model.vae, params["vae"]
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"a {type(model).__name__} makes no latents; give an autoencoder's workdir or directory")
+    return model, params

@@ -74,6 +74,7 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
             introduce(run, state, data.facts, writers, terminal)
             evaluations = Evaluations(run, folder)
             compiled = compile_step(run, state)
+            programs: dict[Any, Any] = {}  # by the shapes of a batch
             seed = jax.random.key(run.config["seed"])
             # What is put together from parts says nothing sensible yet.
             if step == 0 and run.config["init"] and "=" not in run.config["init"]:
@@ -84,9 +85,14 @@ def train(config: ConfigDict, workdir: str, *, quiet: bool = False) -> dict[str,
                 began = time.monotonic()
                 batch = sharding.put_batch(next(data), run.mesh)
                 terminal.waited(time.monotonic() - began)
-                if step == first:
-                    compiled = compile_together(compiled, state, batch, seed)
-                state, metrics = compiled(state, batch, seed)
+                shapes = tuple((key, batch[key].shape) for key in sorted(batch))
+                if shapes not in programs:
+                    if programs:
+                        terminal.say(f"step {step + 1}: batches of another shape, compiling it")
+                    with watch.paused():
+                        programs[shapes] = compile_together(compiled, len(programs), state, batch, seed)
+                    first = step
+                state, metrics = programs[shapes](state, batch, seed)
                 step += 1
                 # The metrics of the step before: waiting for this one's would leave the device idle.
                 if waiting:
@@ -249,6 +255,9 @@ def introduce(
         terminal.say(f"the warmup of {warmup} steps is no shorter than the run: optimizer.lr is never reached")
     if run.conversations is None and facts.get("samples", size) < size:
         terminal.say(f"a batch of {size} repeats the {facts['samples']} samples: lower batch_size")
+    elif facts.get("smallest_bucket", size) < size:
+        smallest = facts["smallest_bucket"]
+        terminal.say(f"a batch of {size} repeats the samples of a bucket that has fewer; the smallest has {smallest}")
     terminal.say(f"going on from step {int(state.step)}" if int(state.step) else "compiling the step")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from jvlm.core import build
 from jvlm.core.errors import ConfigError
 from jvlm.data.added_tokens import with_special_token
+from jvlm.data.buckets import Buckets, Size
 from jvlm.data.chat_templates import with_template
 from jvlm.data.image_spec import ImageSpec
 from jvlm.data.processor import Processor, TextSpec
@@ -53,6 +54,21 @@ def make_processor(fields: Mapping[str, Any], model: Any, base: Processor | None
             f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower {words}; raise model.text.vocab_size"
         )
     return Processor(image, text, tokenizer, None if base is None else base.bridge_tokenizer)
+
+
+def make_buckets(fields: Any, model: Any) -> tuple[Size, ...]:
+    """(height, width) of the pictures that a run with `pipeline.buckets` of these `fields` learns from; none without.
+
+    ConfigError for a model that takes one size alone, and for sides that its parts cannot halve.
+    """
+    if fields is None:
+        return ()
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"pipeline.buckets = {fields!r} is no dictionary; write {{'side': 512}}, for example")
+    multiple = getattr(model, "multiple", None)
+    if multiple is None:
+        raise ConfigError("pipeline.buckets: only a latent diffusion model learns from pictures of several shapes")
+    return Buckets.of(fields).check(multiple).sizes()
 
 
 def prepared(tokenizer: Tokenizer, model: Any, template: str | None, image_token: str | None) -> Tokenizer:

@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run: mesh, model, preprocessing, task, optimizer, data, evaluators."""
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jvlm.core.errors import ConfigError
 from jvlm.core.sharding import PRESETS, Rules, batch_shards, make_mesh
 from jvlm.core.tree import flatten, select
 from jvlm.core.types import Params
+from jvlm.data.buckets import Size
 from jvlm.data.learned_words import named_rows
 from jvlm.data.multimodal import MultimodalProcessor
 from jvlm.data.processor import Processor
@@ -24,7 +26,7 @@ from jvlm.interop.weights import example_inputs
 from jvlm.tasks import TASKS, Language, Shaped, Task
 from jvlm.train.config import to_plain
 from jvlm.train.optim import make_optimizer
-from jvlm.train.preprocessing import make_processor
+from jvlm.train.preprocessing import make_buckets, make_processor
 from jvlm.train.pretrained import FORMATS, described, load_parts
 from jvlm.train.state import task_variables
 from jvlm.transforms.adapter_method import Method
@@ -58,6 +60,7 @@ class Run:
     adapter: Method | None
     source: Pretrained | None
     conversations: MultimodalProcessor | None = None
+    buckets: tuple[Size, ...] = ()
 
 
 def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) -> Run:
@@ -111,6 +114,9 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
     batch["weight"] = jax.ShapeDtypeStruct((plain["batch_size"],), np.float32)
     if plain["task"].get("use_labels"):
         batch["label"] = jax.ShapeDtypeStruct((plain["batch_size"],), np.int32)
+    if buckets := make_buckets((plain.get("pipeline") or {}).get("buckets"), model):
+        largest = max(buckets, key=prod)
+        batch["image"] = jax.ShapeDtypeStruct((plain["batch_size"], *largest, 3), batch["image"].dtype)
     if isinstance(task, Shaped):
         batch = task.shapes(batch)
     params, _, names = task_variables(task, batch)
@@ -151,6 +157,7 @@ def setup(config: ConfigDict, *, abstract: bool = False, devices: Any = None) ->
         adapter=adapter,
         source=source,
         conversations=conversing_with(task, processor) if isinstance(task, Language) and not abstract else None,
+        buckets=buckets,
     )
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from jvlm.cli import data as cli
+from jvlm.cli import latents
 from jvlm.core.errors import ConfigError, UserError
 from jvlm.data import DATASETS
 from tests.data import pictures
@@ -89,3 +90,10 @@ def test_what_cannot_be_told_is_asked_for(tmp_path):
         call("pack", str(tmp_path))
     with pytest.raises(UserError, match="no pictures"):
         call("check", str(tmp_path))
+
+
+def test_buckets_on_the_command_line_are_those_of_a_configuration():
+    assert latents.fields("side=512,step=64,least=0.8") == dict(side=512, step=64, least=0.8)
+    assert latents.fields("variant=sdxl") == dict(variant="sdxl")
+    with pytest.raises(ConfigError, match="'512' has no '='"):
+        latents.fields("512")

@@ -19,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_the_default_changes_nothing():
     data = pictures.encode(pictures.photo(50, 70))
     spec = ImageSpec.clip(32)
-    np.testing.assert_array_equal(augmented(data, spec, Augment(), rng()), image_ops.preprocess(data, spec))
+    np.testing.assert_array_equal(augmented(data, spec, Augment(), rng()).pixels, image_ops.preprocess(data, spec))
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -27,7 +27,7 @@ def test_the_default_changes_nothing():
 def test_exif_orientation_is_applied_as_in_evaluation(turn, decoder):
     data = pictures.modes()[f"exif_{turn}"]
     spec = ImageSpec.siglip((20, 28))
-    ours = augmented(data, spec, Augment(draft=False, decoder=decoder), rng())
+    ours = augmented(data, spec, Augment(draft=False, decoder=decoder), rng()).pixels
     np.testing.assert_allclose(ours, image_ops.preprocess(data, spec), atol=0.03)
 
 
@@ -35,7 +35,7 @@ def test_exif_orientation_is_applied_as_in_evaluation(turn, decoder):
 def test_a_seed_repeats_and_another_differs(decoder):
     data = pictures.jpeg(200, 300)
     augment = Augment(**{**vars(ALL), "decoder": decoder})
-    a, b, c = (augmented(data, ImageSpec.clip(32), augment, rng(s)) for s in (1, 1, 2))
+    a, b, c = (augmented(data, ImageSpec.clip(32), augment, rng(s)).pixels for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 0.1
     assert a.shape == (32, 32, 3)
@@ -45,11 +45,11 @@ def test_a_seed_repeats_and_another_differs(decoder):
 def test_draft_decodes_fewer_pixels_to_nearly_the_same_picture(decoder, monkeypatch):
     data = pictures.encode(pictures.photo(400, 560).resize((560, 400)), "JPEG", quality=95)
     spec = ImageSpec.clip(40)
-    full = augmented(data, spec, Augment(draft=False, decoder=decoder), rng())
+    full = augmented(data, spec, Augment(draft=False, decoder=decoder), rng()).pixels
     seen = []
     fit = image_ops.fit
     monkeypatch.setattr(image_ops, "fit", lambda image, spec: seen.append(image.size) or fit(image, spec))
-    quick = augmented(data, spec, Augment(decoder=decoder), rng())
+    quick = augmented(data, spec, Augment(decoder=decoder), rng()).pixels
     assert seen == [(70, 50)]
     assert np.abs(full - quick).mean() < 0.05
 
@@ -74,10 +74,10 @@ def test_a_picture_too_long_for_any_crop_gives_its_middle():
 
 def test_geometry_mirrors_shifts_and_turns_about_the_centre():
     image = pictures.photo(32, 32)
-    mirrored = change_geometry(image, Augment(flip=1.0), rng())
+    mirrored = change_geometry(image, Augment(), rng(), mirror=True)
     np.testing.assert_array_equal(np.asarray(mirrored), np.asarray(image)[:, ::-1])
-    barely = Augment(flip=1.0, zoom=(1.0, 1.0 + 1e-9))
-    resampled = np.asarray(change_geometry(image, barely, rng()), np.int16)
+    barely = Augment(zoom=(1.0, 1.0 + 1e-9))
+    resampled = np.asarray(change_geometry(image, barely, rng(), mirror=True), np.int16)
     assert np.abs(resampled - np.asarray(mirrored)).max() <= 1  # bilinear weights round down
     dot = Image.new("RGB", (33, 33))
     dot.putpixel((16, 16), (255, 255, 255))
@@ -123,6 +123,6 @@ def test_bombs_are_refused_in_training_too():
 @pytest.mark.parametrize("name", sorted(pictures.modes()))
 @pytest.mark.filterwarnings("ignore:Palette images:UserWarning")
 def test_every_mode_is_augmented(name):
-    out = augmented(pictures.modes()[name], ImageSpec.siglip(24), ALL, rng())
+    out = augmented(pictures.modes()[name], ImageSpec.siglip(24), ALL, rng()).pixels
     assert out.shape == (24, 24, 3)
     assert np.isfinite(out).all()

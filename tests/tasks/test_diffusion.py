@@ -1,6 +1,6 @@
 """The losses of denoisers and autoencoders are those of diffusers and torch, of the same weights and draws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | None, dropped: list[bool]) -> Any:
     """The losses [4] as diffusers' training scripts compute them."""
     pipeline = trained.pipeline
-    draws = task.draws(jax.random.split(rng)[0], (4, 4, 4, 4))
+    height, width = trained.batch["image"].shape[1:3]
+    draws = task.draws(jax.random.split(rng)[0], (4, height // 2, width // 2, 4))
     scheduler = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
     times = torch.from_numpy(np.array(draws.times)).long()
     empty = pipeline.tokenizer("", padding="max_length", max_length=8).input_ids
@@ -61,13 +62,17 @@ def theirs(trained: Trained, task: Diffusion, rng: jax.Array, gamma: float | Non
     return error
 
 
-@pytest.mark.parametrize(("gamma", "offset", "cached"), [(None, 0.0, False), (5.0, 0.1, True)])
+@pytest.mark.parametrize(
+    ("gamma", "offset", "cached", "width"), [(None, 0.0, False, 8), (5.0, 0.1, True, 8), (None, 0.0, False, 14)]
+)
 def test_loss_is_that_of_diffusers_and_torch(
-    trained: Trained, gamma: float | None, offset: float, cached: bool
+    trained: Trained, gamma: float | None, offset: float, cached: bool, width: int
 ) -> None:
     rng = jax.random.key(7)
+    image = np.random.default_rng(width).uniform(-1, 1, (4, 8, width, 3)).astype(np.float32)
+    trained = replace(trained, batch=dict(trained.batch, image=image))
     task = Diffusion(trained.model, caption_dropout=0.5, offset_noise=offset, min_snr=gamma, cached=cached)
-    dropped = np.array(task.draws(jax.random.split(rng)[0], (4, 4, 4, 4)).dropped)
+    dropped = np.array(task.draws(jax.random.split(rng)[0], (4, 4, width // 2, 4)).dropped)
     assert dropped.any() and not dropped.all()
     batch: dict[str, Any] = dict(trained.batch)
     if cached:
