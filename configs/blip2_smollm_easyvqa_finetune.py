@@ -2,8 +2,8 @@
 
     jvlm train --config configs/blip2_smollm_easyvqa_finetune.py --workdir runs/blip2-easyvqa
 
-Hardware: two CPU cores. Duration: not measured yet; 130 steps took 8 minutes of half a core. Metric: exact match of
-shape and colour questions: not measured yet; after 130 steps 30.0 %, with other pictures 11.2 %.
+Hardware: two CPU cores. Duration: 18.5 minutes, evaluation included, other work beside it. Metric: exact match of
+shape and colour questions 94.6 %, with other pictures 22.1 %.
 
 Four queries read the 64 patches of a picture, and are its tokens (arXiv:2301.12597, section 3.3).
 The vision tower is that of `blip2_tiny_easyvqa_pretrain.py`, run before; the `[demo]` extra brings the questions and

@@ -2,8 +2,8 @@
 
     jvlm train --config configs/flamingo_smollm_easyvqa_finetune.py --workdir runs/flamingo-easyvqa
 
-Hardware: two CPU cores. Duration: not measured yet. Metric: exact match of shape and colour questions: not measured
-yet.
+Hardware: two CPU cores. Duration: 18.5 minutes, evaluation included, other work beside it. Metric: exact match of
+shape and colour questions 95.4 %, with other pictures 22.5 %.
 
 A picture is one token; a gated block before every tenth layer reads what it shows (arXiv:2204.14198, section 2).
 The vision tower is that of `blip2_tiny_easyvqa_pretrain.py`, run before; the `[demo]` extra brings the questions and

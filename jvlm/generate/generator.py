@@ -13,11 +13,12 @@ from jvlm.core.leaves import Leaf, learned_rows
 from jvlm.generate import decoding
 from jvlm.generate.beam import search
 from jvlm.generate.sampling import Sampling
-from jvlm.nn.decoder_stack import unstack
+from jvlm.nn.layers import unstack
 from jvlm.transforms.context import NO_TOKEN, prompted
 
 Decode = Callable[[list[int]], str]
 GREEDY = Sampling()
+TOWERS = ("text_tower", "image_tower")
 
 
 def bucket(length: int) -> int:
@@ -187,11 +188,11 @@ def _stops(text: list[int], writing: Writing) -> bool:
 
 
 def _unrolled(model: Any, params: Any) -> tuple[Any, Any]:
-    """The model that writes with its layers unrolled: of one that sees, its language model alone."""
+    """The model that writes with its layers unrolled: of one that sees, its towers'."""
     if not hasattr(model, "text_tower"):
         return model.clone(scan=False), unstack(params)
-    tower, own = _unrolled(model.text_tower, params["text_tower"])
-    return model.clone(text_tower=tower), {**params, "text_tower": own}
+    towers = {name: getattr(model, name).clone(scan=False) for name in TOWERS if hasattr(model, name)}
+    return model.clone(**towers), {**params, **{name: unstack(params[name]) for name in towers}}
 
 
 def _is_leaf(x: Any) -> bool:

@@ -140,6 +140,7 @@ class Decoder(nn.Module):
         at: int | jax.Array | None = None,
         train: bool = False,
         through: Any = None,
+        alone: bool = False,
     ) -> DecoderOutput:
         """`tokens` [B, T], or what `embed` made of them [B, T, W].
 
@@ -147,6 +148,7 @@ class Decoder(nn.Module):
         after what the cache holds. `segments` [B, T] number the texts packed into a row: give their positions, too.
         Tokens of `prefix` [B, T] are seen also by what precedes them. `at`, one position or one for each text [B],
         asks for the logits of that token only. `through` is called in the blocks' place, with their arguments.
+        `alone`: the cache is empty, of which attention then reads nothing.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("give tokens or embeddings, one of the two")
@@ -154,13 +156,14 @@ class Decoder(nn.Module):
         learned = learned_rows(self.variables.get("params", {}))
         if cache is None and self.rope is None and learned + x.shape[1] > self.length:
             raise ValueError(f"{learned + x.shape[1]} tokens, but the decoder has {self.length} positions")
+        ordered = alone and prefix is None and positions is None
         positions = token_positions(x.shape[:2], positions, mask, cache)
-        seen = view(positions, mask, segments, prefix, cache, self.window, self.local is not None, learned)
+        seen = view(positions, mask, segments, prefix, cache, self.window, self.local is not None, learned, alone)
         positions = positions + learned
         turns = None
         if self.rope is not None:
             turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
-        shared = Shared(mask=seen.mask, local=seen.local, turns=turns, at=seen.at)
+        shared = Shared(mask=seen.mask, local=seen.local, turns=turns, at=seen.at, alone=alone, ordered=ordered)
         if self.embed_width not in (None, self.width):
             x = self.embed_in(x)
         if self.rope is None:
@@ -194,7 +197,7 @@ class Decoder(nn.Module):
 
     def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
         """A prompt into an empty cache: `inputs` of the call, padded on the left. Logits of the last token, [B, V]."""
-        return self(cache=cache, at=-1, **inputs)
+        return self(cache=cache, at=-1, alone=True, **inputs)
 
     def step(self, tokens: jax.Array, cache: Cache) -> DecoderOutput:
         """One more token [B] for each text: logits [B, V]."""

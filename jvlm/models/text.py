@@ -76,7 +76,7 @@ class TextTransformer(nn.Module):
             hidden = None if layer is None else x  # initialization makes every parameter, and this shape
         else:
             key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-            params = self.variables["params"]["blocks"]["layers"]
+            params = self.variables["params"]["blocks"]
             after = [layer % self.depth, self.depth]
             states = hidden_states(
                 block, params, x, after, scan=self.scan, remat=self.remat, train=train, key=key, mask=mask

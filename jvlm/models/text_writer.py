@@ -35,7 +35,7 @@ class TextWriter(nn.Module):
 
     def prefill(self, cache: Cache, **inputs: Any) -> DecoderOutput:
         """A prompt with its pictures into an empty cache: logits of the last token, [B, V]."""
-        return self(cache=cache, at=-1, **inputs)
+        return self(cache=cache, at=-1, alone=True, **inputs)
 
     def step(self, tokens: jax.Array, cache: Cache) -> DecoderOutput:
         """One more token [B] for each text, without pictures: logits [B, V]."""

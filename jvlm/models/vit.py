@@ -116,7 +116,7 @@ class ViT(nn.Module):
     def _hidden(self, block: Block, x: jax.Array, layers: tuple[int, ...], train: bool) -> jax.Array:
         after = [layer % (self.depth + 1) for layer in layers]
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-        params = self.variables["params"]["blocks"]["layers"]
+        params = self.variables["params"]["blocks"]
         return hidden_states(block, params, x, after, scan=self.scan, remat=self.remat, train=train, key=key)
 
     def _add_positions(self, x: jax.Array) -> jax.Array:

@@ -21,7 +21,8 @@ class Shared(struct.PyTreeNode):
 
     `mask` [B, 1, T, S] and `local`, the same within a window; `turns` of rotary positions; `bias` [1, H, T, S];
     `at` [] the slot of a cache from which the new tokens are written; `memory` [B, M, D'] for cross-attention, and
-    `memory_mask` [B, 1, 1, M].
+    `memory_mask` [B, 1, 1, M]. `alone`: the cache holds nothing that these tokens could see, only each other;
+    `ordered`: and no mask lets one see what stands after it.
     """
 
     mask: Leaf = None
@@ -31,6 +32,8 @@ class Shared(struct.PyTreeNode):
     at: Leaf = None
     memory: Leaf = None
     memory_mask: Leaf = None
+    alone: bool = struct.field(pytree_node=False, default=False)
+    ordered: bool = struct.field(pytree_node=False, default=False)
 
 
 class Layer(struct.PyTreeNode):
@@ -81,7 +84,8 @@ class DecoderBlock(nn.Module):
         attn, mlp = self._attention("attn"), self._mlp()
 
         def attend(y: jax.Array) -> tuple[jax.Array, Fresh | None]:
-            return attn(y, mask, shared.bias, shared.turns, layer.past, shared.at)
+            past = None if shared.alone else layer.past
+            return attn(y, mask, shared.bias, shared.turns, past, shared.at, ordered=shared.ordered)
 
         x, fresh = self._half(x, "attn", attend, train)
         assert fresh is not None

@@ -40,12 +40,14 @@ def view(
     window: int | None = None,
     by_layer: bool = False,
     learned: int = 0,
+    alone: bool = False,
 ) -> View:
     """What tokens at `positions` [B, T] see of each other and of the cache.
 
     `mask` [B, T] is False for padding, `segments` [B, T] number packed texts, tokens of `prefix` [B, T] are seen also
     by what precedes them. `by_layer` gives the mask with the `window` beside the one without. The first `learned` keys
-    are those of a prefix, at the positions before the tokens'.
+    are those of a prefix, at the positions before the tokens'. `alone`: the cache is empty, and the tokens see each
+    other only: S is T.
     """
     at, keys, keep = None, positions, None if mask is None else mask.astype(bool)
     if cache is not None:
@@ -53,10 +55,11 @@ def view(
             raise ValueError("packed rows take no cache: decode one text a row")
         at = cache.index
         cache = note(cache, positions, jnp.ones(positions.shape, bool) if keep is None else keep)
-        keys, keep = cache.positions, cache.keep
-        if prefix is not None:
-            start = jnp.zeros(keep.shape, bool)
-            prefix = jax.lax.dynamic_update_slice_in_dim(start, prefix.astype(bool), at, axis=1)
+        if not alone:
+            keys, keep = cache.positions, cache.keep
+            if prefix is not None:
+                start = jnp.zeros(keep.shape, bool)
+                prefix = jax.lax.dynamic_update_slice_in_dim(start, prefix.astype(bool), at, axis=1)
     packed = None if segments is None else (segments, segments)
 
     def visible(window: int | None) -> jax.Array:

@@ -1,6 +1,5 @@
 """Decoder blocks repeated over depth, with a cache: one set of stacked parameters, scanned or unrolled."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from flax import linen as nn
 
 from jvlm.nn.cache import Cache, Fresh, insert
 from jvlm.nn.decoder_block import Layer, Shared
+from jvlm.nn.layers import by_layer
 from jvlm.nn.remat import recomputed, scanned
 
 
@@ -59,7 +59,7 @@ class DecoderStack(nn.Module):
 
     def _unrolled(self, x: jax.Array, shared: Shared, cache: Cache | None, train: bool) -> Any:
         block = self.block.clone(parent=None, name=None)
-        params = self._by_layer()
+        params = by_layer(self.variables["params"], self.depth)
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
         news = []
         for index in range(self.depth):
@@ -86,29 +86,6 @@ class DecoderStack(nn.Module):
         apart = isinstance(cache.key, tuple)
         fresh = jax.tree.map(lambda *leaves: leaves if apart else jnp.stack(leaves), *news)
         return x, _merge(cache, fresh.replace(key=None, value=None), fresh.key, fresh.value)
-
-    def _by_layer(self) -> list[Any]:
-        params = self.variables["params"]
-        if "layers" not in params:
-            return [params[f"layer_{index}"] for index in range(self.depth)]
-        leaves, structure = jax.tree.flatten(params["layers"])
-        split = [jnp.split(leaf, self.depth) for leaf in leaves]
-        return [jax.tree.unflatten(structure, [part[index][0] for part in split]) for index in range(self.depth)]
-
-
-def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
-    """`params` with every stack's `layers` taken apart into `layer_0`, `layer_1`, ...
-
-    A step that reads all weights for one token must not copy them first, as slicing a stack does on a CPU.
-    """
-    out: dict[str, Any] = {}
-    for name, part in params.items():
-        if name == "layers" and isinstance(part, Mapping):
-            depth = jax.tree.leaves(part)[0].shape[0]
-            out |= {f"layer_{index}": jax.tree.map(lambda x, i=index: x[i], dict(part)) for index in range(depth)}
-        else:
-            out[name] = unstack(part) if isinstance(part, Mapping) else part
-    return out
 
 
 def _write(stack: jax.Array, tokens: jax.Array, layer: jax.Array, at: Any) -> jax.Array:

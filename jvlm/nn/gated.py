@@ -13,6 +13,7 @@ from jvlm.nn.cache import Fresh, insert
 from jvlm.nn.decoder_block import Layer, Shared
 from jvlm.nn.dense import Dense
 from jvlm.nn.grouped_attention import grouped_attention
+from jvlm.nn.layers import at_layer
 from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import RMSNorm
 from jvlm.nn.remat import recomputed, scanned
@@ -154,10 +155,3 @@ def interleave(
     return x, cache.replace(
         key=joined(keys), value=joined(values), memory_key=joined(memory_key), memory_value=joined(memory_value)
     )
-
-
-def at_layer(params: Any, index: int) -> Any:
-    """The parameters of one layer of a stack, or of one that `unstack` took apart."""
-    if "layers" in params:
-        return jax.tree.map(lambda leaf: leaf[index], params["layers"])
-    return params[f"layer_{index}"]

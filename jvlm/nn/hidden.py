@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jvlm.nn.layers import at_layer
 from jvlm.nn.remat import recomputed
 
 
@@ -23,7 +24,7 @@ def hidden_states(
 ) -> jax.Array:
     """`x` [B, S, D] after each number of blocks in `after`, side by side along the last axis: [B, S, len(after) D].
 
-    `block` and `params` are those of a `Stack`, the latter its `layers`. Blocks beyond the last that is wanted are not
+    `block` and `params` are those of a `Stack`. Blocks beyond the last that is wanted are not
     computed. `key` is that of dropout, None without; `mask` goes to every block.
     """
     block = block.clone(parent=None, name=None)
@@ -37,9 +38,9 @@ def hidden_states(
     states, done = {0: x}, 0
     for count in sorted(set(after)):
         if scan and count > done:
-            part = jax.tree.map(lambda leaf, a=done, b=count: leaf[a:b], params)
+            part = jax.tree.map(lambda leaf, a=done, b=count: leaf[a:b], params["layers"])
             x, _ = jax.lax.scan(one, x, (part, jnp.arange(done, count)))
         for index in range(done, count) if not scan else ():
-            x, _ = one(x, (jax.tree.map(lambda leaf, i=index: leaf[i], params), index))
+            x, _ = one(x, (at_layer(params, index), index))
         states[count], done = x, max(done, count)
     return jnp.concatenate([states[count] for count in after], axis=-1)

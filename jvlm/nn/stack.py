@@ -6,9 +6,9 @@ Both ways share the parameter tree, so a checkpoint does not know which one wrot
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from jvlm.nn.layers import by_layer
 from jvlm.nn.remat import recomputed, scanned
 
 
@@ -51,19 +51,16 @@ class Stack(nn.Module):
 
     def _unrolled(self, x: jax.Array, mask: jax.Array | None, train: bool, at: Any) -> tuple[jax.Array, Any]:
         block = self.block.clone(parent=None, name=None)
-        leaves, structure = jax.tree.flatten(self.variables["params"]["layers"])
-        # Split at once, so that the layers' gradients are joined by one concatenation instead of padded and added.
-        split = [jnp.split(leaf, self.depth) for leaf in leaves]
+        layers = by_layer(self.variables["params"], self.depth)
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
 
         def apply(index: int, x: jax.Array, at: Any = None) -> jax.Array:
-            params = jax.tree.unflatten(structure, [parts[index][0] for parts in split])
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
 
             def run(params: Any, x: jax.Array) -> jax.Array:
                 return block.apply({"params": params}, x, mask, train, at, rngs=keys)
 
-            return recomputed(run, self.remat)(params, x)
+            return recomputed(run, self.remat)(layers[index], x)
 
         for index in range(self.depth - 1):
             x = apply(index, x)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jvlm.nn.cache import Cache
-from jvlm.nn.decoder_stack import unstack
+from jvlm.nn.layers import unstack
 from tests.models.decoders import KINDS, kind
 
 kinds = pytest.mark.parametrize("name", KINDS)
