@@ -181,10 +181,15 @@ def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
         _active.reset(token)
 
 
+def active() -> tuple[Mesh, Rules] | None:
+    """The mesh and the rules of the surrounding `use`, if any."""
+    return _active.get()
+
+
 def active_mesh() -> Mesh | None:
     """The mesh of the surrounding `use`, if any."""
-    active = _active.get()
-    return active[0] if active else None
+    found = active()
+    return found[0] if found else None
 
 
 def constrain(x: jax.Array, names: Names) -> jax.Array:

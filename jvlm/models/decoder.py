@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import struct
 
 from jvlm.core.build import call, lookup
+from jvlm.core.errors import ConfigError
 from jvlm.core.leaves import learned_rows
 from jvlm.core.sharding import constrain
 from jvlm.core.types import Leaf
@@ -18,11 +19,12 @@ from jvlm.nn import rope as rotary
 from jvlm.nn.axes import named
 from jvlm.nn.cache import Cache, empty
 from jvlm.nn.decoder_block import NORMS, DecoderBlock, Shared
-from jvlm.nn.decoder_masks import token_positions, view
+from jvlm.nn.decoder_masks import View, token_positions, view
 from jvlm.nn.decoder_stack import DecoderStack
 from jvlm.nn.dense import Dense, Embed, normal
 from jvlm.nn.grouped_attention import softcap
 from jvlm.nn.pooling import pick
+from jvlm.nn.splash import packed, uses_kernel
 
 __all__ = ["TINY", "VARIANTS", "Decoder", "DecoderOutput", "decoder"]
 
@@ -44,7 +46,8 @@ class Decoder(nn.Module):
     `rope` None means learned positions, of which the first `position_offset` are unused. `window` limits how far back
     a token sees, in the layers where `local` is True (None: in all). `query_scale` is the width whose inverse root
     multiplies the logits (None: `head_dim`). `embed_width` other than `width` puts a product between embedding and
-    blocks, and between blocks and head (OPT-350m). `scaled_embed` multiplies embeddings by sqrt(width).
+    blocks, and between blocks and head (OPT-350m). `scaled_embed` multiplies embeddings by sqrt(width). `attention` is
+    one of `nn.splash.ATTENTIONS`: `splash` holds no logits on a TPU, and wants causal texts, one window, no cache.
     """
 
     vocab_size: int
@@ -78,6 +81,7 @@ class Decoder(nn.Module):
     dropout: float = 0.0
     scan: bool = True
     remat: str = "none"
+    attention: str = "einsum"
     dtype: Any = jnp.float32
 
     continues = True
@@ -106,6 +110,8 @@ class Decoder(nn.Module):
             place=self.place,
             eps=self.eps,
             cap=self.attn_softcap,
+            tiled=self.attention == "splash",
+            window=self.window,
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
             mlp_bias=self.mlp_bias,
@@ -158,12 +164,19 @@ class Decoder(nn.Module):
             raise ValueError(f"{learned + x.shape[1]} tokens, but the decoder has {self.length} positions")
         ordered = alone and prefix is None and positions is None
         positions = token_positions(x.shape[:2], positions, mask, cache)
-        seen = view(positions, mask, segments, prefix, cache, self.window, self.local is not None, learned, alone)
+        tiled = cache is None and self._tiled(prefix, learned)
+        if tiled:
+            seen, texts = View(), packed(mask, segments)
+        else:
+            seen = view(positions, mask, segments, prefix, cache, self.window, self.local is not None, learned, alone)
+            texts = None
         positions = positions + learned
         turns = None
         if self.rope is not None:
             turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
-        shared = Shared(mask=seen.mask, local=seen.local, turns=turns, at=seen.at, alone=alone, ordered=ordered)
+        shared = Shared(
+            mask=seen.mask, local=seen.local, turns=turns, at=seen.at, segments=texts, alone=alone, ordered=ordered
+        )
         if self.embed_width not in (None, self.width):
             x = self.embed_in(x)
         if self.rope is None:
@@ -175,6 +188,19 @@ class Decoder(nn.Module):
         if self.final_norm:
             x = self.last_norm(x)
         return DecoderOutput(tokens=x, logits=self.logits(x if at is None else pick(x, at)), cache=cache)
+
+    def _tiled(self, prefix: jax.Array | None, learned: int) -> bool:
+        """Whether the blocks attend in tiles; ConfigError where that is asked for and the kernel cannot hide enough."""
+        if self.attention == "splash":
+            wanted = {
+                "layers with windows of their own": self.local is not None,
+                "a prefix that sees all of itself": prefix is not None,
+                "learned keys before the tokens'": learned > 0,
+            }
+            for what, given in wanted.items():
+                if given:
+                    raise ConfigError(f"attention 'splash' does not take {what}; set attention = 'einsum'")
+        return uses_kernel(self.attention)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Embeddings [B, T, W] of `tokens` [B, T], as `__call__` takes them."""
@@ -212,6 +238,7 @@ class Decoder(nn.Module):
             embed_width=self.embed_width or self.width,
             scan=True,
             remat="none",
+            attention="einsum",
             dropout=0.0,
             dtype=jnp.dtype(jnp.float32),
         )

@@ -30,17 +30,18 @@ def llava(
     dtype: Any = "float32",
     scan: bool = True,
     remat: str = "none",
+    attention: str = "einsum",
 ) -> VisionLanguage:
     """LLaVA (Liu et al., arXiv:2304.08485; 1.5: arXiv:2310.03744) from plain fields of its parts.
 
     `image` are fields of a `ViT` over those of CLIP's tower (`kind="siglip"`: over SigLIP's), `text` of a decoder,
     `projector` of a `Projector`: `depth` 1 is LLaVA 1.0's, 2 that of 1.5. `layers` and `class_token` choose what the
-    projector sees; `tiles` are LLaVA-NeXT's sizes.
+    projector sees; `tiles` are LLaVA-NeXT's sizes. `attention` is the decoder's.
     """
     image, shared = dict(image), dict(scan=scan, remat=remat)
     tower = SIGLIP_TOWER if image.pop("kind", "clip") == "siglip" else CLIP_TOWER
     numbers = jnp.dtype(dtype)
-    language = call(decoder, dict(text, **shared, dtype=dtype), "the text tower")
+    language = call(decoder, dict(text, **shared, dtype=dtype, attention=attention), "the text tower")
     width = language.embed_width or language.width
     return VisionLanguage(
         image_tower=call(ViT, tower | shared | image | dict(dtype=numbers), "the image tower"),

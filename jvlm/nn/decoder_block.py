@@ -21,8 +21,8 @@ class Shared(struct.PyTreeNode):
 
     `mask` [B, 1, T, S] and `local`, the same within a window; `turns` of rotary positions; `bias` [1, H, T, S];
     `at` [] the slot of a cache from which the new tokens are written; `memory` [B, M, D'] for cross-attention, and
-    `memory_mask` [B, 1, 1, M]. `alone`: the cache holds nothing that these tokens could see, only each other;
-    `ordered`: and no mask lets one see what stands after it.
+    `memory_mask` [B, 1, 1, M]; `segments` [B, T] in place of a mask, where attention is `tiled`. `alone`: the cache
+    holds nothing that these tokens could see, only each other; `ordered`: and no mask lets one see what stands after.
     """
 
     mask: Leaf = None
@@ -32,6 +32,7 @@ class Shared(struct.PyTreeNode):
     at: Leaf = None
     memory: Leaf = None
     memory_mask: Leaf = None
+    segments: Leaf = None
     alone: bool = struct.field(pytree_node=False, default=False)
     ordered: bool = struct.field(pytree_node=False, default=False)
 
@@ -52,7 +53,8 @@ class DecoderBlock(nn.Module):
     """`x` [B, T, D] through attention (and cross-attention) and an MLP, each with a residual connection.
 
     `place` says what is normalized: the input of each half (`pre`), the sum after it (`post`), or its input and its
-    output before the sum (`both`, Gemma 2). Returns x and what the layer adds to a cache.
+    output before the sum (`both`, Gemma 2). `tiled` and `window`: see `GroupedAttention`. Returns x and what the layer
+    adds to a cache.
     """
 
     num_heads: int
@@ -67,6 +69,8 @@ class DecoderBlock(nn.Module):
     place: str = "pre"
     eps: float = 1e-6
     cap: float | None = None
+    tiled: bool = False
+    window: int | None = None
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -85,7 +89,8 @@ class DecoderBlock(nn.Module):
 
         def attend(y: jax.Array) -> tuple[jax.Array, Fresh | None]:
             past = None if shared.alone else layer.past
-            return attn(y, mask, shared.bias, shared.turns, past, shared.at, ordered=shared.ordered)
+            options: dict[str, Any] = dict(segments=shared.segments, ordered=shared.ordered)
+            return attn(y, mask, shared.bias, shared.turns, past, shared.at, **options)
 
         x, fresh = self._half(x, "attn", attend, train)
         assert fresh is not None
@@ -123,6 +128,8 @@ class DecoderBlock(nn.Module):
             head_dim=self.head_dim,
             scale=self.scale,
             cap=self.cap,
+            tiled=self.tiled,
+            window=self.window,
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
             dtype=self.dtype,

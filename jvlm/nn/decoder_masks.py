@@ -14,10 +14,10 @@ class View(NamedTuple):
     first new token; the cache with the new tokens noted in it.
     """
 
-    mask: jax.Array
-    local: jax.Array | None
-    at: jax.Array | None
-    cache: Cache | None
+    mask: jax.Array | None = None
+    local: jax.Array | None = None
+    at: jax.Array | None = None
+    cache: Cache | None = None
 
 
 def token_positions(

@@ -12,6 +12,7 @@ from jvlm.nn.attention import join_heads, split_heads
 from jvlm.nn.cache import Fresh, insert
 from jvlm.nn.dense import Initializer
 from jvlm.nn.rope import rotate
+from jvlm.nn.splash import splash_attention
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -83,6 +84,8 @@ class GroupedAttention(nn.Module):
     Parameters `query`, `key`, `value` and `out`, each a Dense. `scale` multiplies the queries. What `past` (the keys
     and values [B, K, S, D] of one layer of a cache) holds is attended to as well, the new ones written from slot `at`
     on. Returns the output and the new keys and values.
+
+    With `tiled` self-attention that is given no mask is causal, within `window`, and computed by `splash_attention`.
     """
 
     num_heads: int
@@ -90,6 +93,8 @@ class GroupedAttention(nn.Module):
     head_dim: int
     scale: float
     cap: float | None = None
+    tiled: bool = False
+    window: int | None = None
     qkv_bias: bool = False
     out_bias: bool = False
     kernel_init: Initializer = nn.initializers.xavier_uniform()
@@ -107,10 +112,11 @@ class GroupedAttention(nn.Module):
         memory: jax.Array | None = None,
         remembered: bool = False,
         ordered: bool = False,
+        segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Fresh | None]:
         """`remembered`: `past` is the whole memory, as an earlier call returned it, and nothing is new.
 
-        `ordered`: `mask` lets no token see what stands after it.
+        `ordered`: `mask` lets no token see what stands after it. `segments` [B, T] are those of `splash_attention`.
         """
         query = self._heads(x, self.num_heads, "query")
         query = query if turns is None else rotate(query, turns)
@@ -131,7 +137,9 @@ class GroupedAttention(nn.Module):
                 key, value = insert(past[0], key, at), insert(past[1], value, at)
             if learned:
                 key, value = (jnp.concatenate([x, y.astype(x.dtype)], axis=2) for x, y in zip(before, (key, value)))
-        if ordered and mask is not None and bias is None:
+        if self.tiled and mask is None and memory is None and past is None:
+            y = splash_attention(query, key, value, segments, self.scale, self.cap, self.window)
+        elif ordered and mask is not None and bias is None:
             y = ordered_attention(query, key, value, mask, self.scale, self.cap)
         else:
             y = grouped_attention(query, key, value, mask, bias, self.scale, self.cap)

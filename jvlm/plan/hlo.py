@@ -1,7 +1,8 @@
 """What a compiled program does, read from its HLO text: products, convolutions and collectives, loops multiplied out.
 
 XLA's own cost analysis counts the body of a loop once. Here every loop counts as often as it runs, a conditional as its
-costliest branch. Calls into kernels (Pallas) cannot be looked into: they are listed, with no FLOPs.
+costliest branch. Calls into kernels (Pallas) cannot be looked into: they are listed, with FLOPs only if `nn/splash.py`
+made them.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from jvlm.plan.hlo_text import Computation, Instruction, called, device_groups, parse, shape_bytes
-from jvlm.plan.products import convolution_flops, dot_flops
+from jvlm.plan.products import convolution_flops, dot_flops, splash_flops
 from jvlm.plan.traffic import memory_traffic
 
 COLLECTIVES = (
@@ -143,6 +144,7 @@ class _Reader:
             if opcode == "custom-call":
                 target = re.search(r'custom_call_target="([^"]*)"', attributes)
                 total.custom_calls[target.group(1) if target else ""] += 1
+                total.flops += splash_flops(operands, attributes)
 
     def _trips(self, attributes: str, condition: str) -> int | None:
         """How often a loop runs: as XLA noted it, else from the one bound of its condition, counting up from 0."""

@@ -27,7 +27,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str | None]:
     """The computations of a module by name, and which of them is the entry."""
     computations: dict[str, Computation] = {}
     entry, current = None, None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if header:
             current = computations.setdefault(header.group(2), {})
@@ -38,6 +38,19 @@ def parse(text: str) -> tuple[dict[str, Computation], str | None]:
             instruction = _parse_instruction(line.strip())
             current[instruction.name] = instruction
     return computations, entry
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines of `text`. What a kernel says of itself stands on lines of its own inside of an instruction's: left out."""
+    begun = ""
+    for line in text.splitlines():
+        if begun and not line.startswith("}}"):
+            continue
+        line, begun = begun + line, ""
+        if line.endswith("kernel_metadata={"):
+            begun = line
+        else:
+            yield line
 
 
 def _parse_instruction(line: str) -> Instruction:

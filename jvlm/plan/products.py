@@ -1,4 +1,4 @@
-"""FLOPs of HLO's matrix products and convolutions."""
+"""FLOPs of HLO's matrix products and convolutions, and of the attention kernel."""
 
 import re
 from math import prod
@@ -63,3 +63,16 @@ def dot_flops(shape: str, operands: list[str], attributes: str) -> int:
     sizes = dims(operands[0])
     depth = prod(sizes[int(i)] for i in contracted.group(1).split(",") if i) if contracted else 1
     return 2 * prod(dims(shape)) * depth
+
+
+SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+"""Products of a tile by the kernel: logits and weighted values; backward logits and weights' slopes again in each."""
+
+
+def splash_flops(operands: list[str], attributes: str) -> int:
+    """FLOPs of a call of `nn.splash`'s kernels, of whose tiles the operation's name tells; 0 of another call."""
+    found = re.search(r"splash_pairs_(\d+).*splash_m[hq]a_(fwd|dq|dkv)", attributes)
+    if found is None:
+        return 0
+    query = next(dims(shape) for shape in operands if shape.startswith(("bf16", "f")))  # [..., T, D]
+    return SPLASH_PRODUCTS[found.group(2)] * 2 * prod(query[:-2]) * int(found.group(1)) * query[-1]

@@ -63,7 +63,10 @@ class Language:
         variables = {"params": params, **state}
         if batch.get("answer") is None:
             batch = {**batch, "answer": batch["tokens"] != getattr(self.model, "image_token", NO_TOKEN)}
+        length = batch["tokens"].shape[1]
         batch = prompted(params, batch)
+        if batch["tokens"].shape[1] > length and attention(self.model) == "splash":
+            raise ConfigError("attention 'splash' does not take a learned prompt; set attention = 'einsum'")
         out, new = self.model.apply(
             variables, **inputs(batch), at=0, train=True, rngs={"dropout": rng}, mutable=list(state)
         )
@@ -91,6 +94,11 @@ class Language:
             return self.model.apply(variables, **given).logits
 
         return {"logits": logits}
+
+
+def attention(model: Any) -> str | None:
+    """How the language model of `model` attends, where there is a choice."""
+    return getattr(getattr(model, "text_tower", model), "attention", None)
 
 
 def inputs(batch: Batch) -> dict[str, Any]:

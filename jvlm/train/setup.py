@@ -36,7 +36,7 @@ from jvlm.transforms.methods import ContextMethod, make_method
 from jvlm.transforms.prompt_methods import WordsMethod
 
 # Fields of a model that say how it computes, not what: a configuration sets them also when it starts from weights.
-_RUNTIME = ("dtype", "scan", "remat")
+_RUNTIME = ("dtype", "scan", "remat", "attention")
 
 
 @dataclass(frozen=True)

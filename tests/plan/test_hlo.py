@@ -126,7 +126,10 @@ TPU_TEXT = """HloModule jit_f, num_partitions=8
   %fusion.1 = f32[64,16]{1,0:T(8,128)} fusion(%x, %w), kind=kOutput, calls=%fused
   %ags = (bf16[64,32]{1,0}, bf16[256,32]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
   %agd = bf16[256,32]{1,0} all-gather-done(%ags)
-  %kernel = f32[64,16]{1,0} custom-call(%fusion.1), custom_call_target="tpu_custom_call"
+  %kernel = f32[64] custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/pallas_call"}
+  %after = f32[64,16]{1,0} fusion(%x, %w), kind=kOutput, calls=%fused
   ROOT %r = (s32[]{:T(128)}, bf16[64,32]{1,0}) tuple(%i, %x)
 }
 
@@ -148,7 +151,7 @@ ENTRY %main (a: bf16[64,32]) -> (s32[], bf16[64,32]) {
 
 def test_text_of_a_tpu_program():
     program = read_program(TPU_TEXT)
-    assert program.flops == 11 * 2 * 64 * 16 * 32
+    assert program.flops == 2 * 11 * 2 * 64 * 16 * 32  # before the kernel and after it
     assert program.custom_calls == {"tpu_custom_call": 11}
     groups = ((0, 2, 4, 6), (1, 3, 5, 7))
     assert program.collectives == (Collective("all-gather", 11, 11 * 256 * 32 * 2, groups),)
