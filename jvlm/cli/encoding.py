@@ -84,7 +84,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; columns after the first are aligned to the right."""
+    """A table on stdout; columns after the first are aligned to the right. Off a terminal no cell is broken."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,7 +93,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="right" if at else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, Console(width=10_000).measure(table).maximum)
+    console.print(table)
 
 
 def _escape(text: str) -> str:

@@ -126,7 +126,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def waited(self, seconds: float) -> None:
         """Adds to the time spent waiting for data."""
