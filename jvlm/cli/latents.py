@@ -1,12 +1,12 @@
 """`jvlm data latents`: the shards that a latent diffusion model is trained on."""
 
 import argparse
-import ast
 import json
 from pathlib import Path
 from typing import Any
 
 from jvlm.core.errors import ConfigError
+from jvlm.core.literals import assigned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +48,5 @@ def run(args: argparse.Namespace, source: Any) -> dict[str, Any]:
 
 
 def fields(text: str) -> dict[str, Any]:
-    """The values of `FIELD=VALUE,FIELD=VALUE`, Python literals or else strings. ConfigError for anything else."""
-    found: dict[str, Any] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ConfigError(f"--buckets {text}: {part!r} has no '='; write side=1024,step=64 or variant=sdxl")
-        try:
-            found[key.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key.strip()] = value
-    return found
+    """Those of `--buckets`."""
+    return assigned(text, f"--buckets {text}", "side=1024,step=64 or variant=sdxl")

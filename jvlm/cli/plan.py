@@ -7,12 +7,11 @@ example:
 """
 
 import argparse
-import ast
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jvlm.core.errors import ConfigError
+from jvlm.core.literals import assigned
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -102,16 +101,7 @@ def load_settings(args: argparse.Namespace) -> "ConfigDict":
 def adapter_fields(text: str) -> dict[str, Any]:
     """`{"kind": KIND, FIELD: VALUE, ...}` of an `--adapter`; values are Python literals, or else strings."""
     kind, _, rest = text.partition(":")
-    fields: dict[str, Any] = {"kind": kind}
-    for item in filter(None, rest.split(",")):
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--adapter {text!r}: {item!r} has no value; write lora:rank=16")
-        try:
-            fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            fields[name] = value
-    return fields
+    return {"kind": kind, **(assigned(rest, f"--adapter {text!r}", "lora:rank=16") if rest else {})}
 
 
 def gigabytes(size: float) -> str:

@@ -11,6 +11,7 @@ from jvlm.core.sharding import constrain
 from jvlm.nn.attention import Attention
 from jvlm.nn.axes import named
 from jvlm.nn.dense import Embed, normal
+from jvlm.nn.layers import at_layer
 from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import LayerNorm
 from jvlm.nn.remat import recomputed, scanned
@@ -96,7 +97,6 @@ class GroupStack(nn.Module):
         if self.scan or self.is_initializing():
             return scanned(body, self.count, self.remat)(self.group.copy(name="layers"), x, None)[0]
         group = self.group.clone(parent=None, name=None)
-        params = self.variables["params"]["layers"]
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
         for index in range(self.count):
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
@@ -104,7 +104,7 @@ class GroupStack(nn.Module):
             def run_one(params: Any, x: jax.Array, keys: Any = keys) -> Any:
                 return group.apply({"params": params}, x, queries, mask, memory, train, rngs=keys)
 
-            x = recomputed(run_one, self.remat)(jax.tree.map(lambda leaf, i=index: leaf[i], params), x)
+            x = recomputed(run_one, self.remat)(at_layer(self.variables["params"], index), x)
         return x
 
 

@@ -10,6 +10,7 @@ from flax.core import meta
 from jvlm.nn.attention import dot_product_attention
 from jvlm.nn.axes import named
 from jvlm.nn.dense import Dense, normal
+from jvlm.nn.layers import at_layer
 from jvlm.nn.mlp import Mlp
 from jvlm.nn.norms import LayerNorm
 
@@ -86,7 +87,6 @@ class Resampler(nn.Module):
             )  # fmt: skip
             y = run(block.copy(name="layers"), y, None)[0]
         else:
-            params = self.variables["params"]["layers"]
             for index in range(self.depth):
-                y: Any = block.apply({"params": jax.tree.map(lambda leaf, i=index: leaf[i], params)}, y, x)
+                y: Any = block.apply({"params": at_layer(self.variables["params"], index)}, y, x)
         return LayerNorm(self.eps, self.dtype, name="norm")(y)

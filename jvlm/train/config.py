@@ -1,6 +1,5 @@
 """Configurations: one Python file a run, locked, overridden from the command line key by key."""
 
-import ast
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jvlm.core.errors import ConfigError, nearest
+from jvlm.core.literals import literal
 
 SECTIONS = ("adapter", "quantize")
 ANYWHERE = (*SECTIONS, "gradients")
@@ -91,10 +91,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
             raise ConfigError(f"{where} has no key {part!r} (in --config.{key}); {nearest(part, known)}")
         if depth < len(parents):
             node = node[part]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    value = literal(text)
     section = isinstance(node[last], ConfigDict) or key in SECTIONS
     if section and not (value is None or isinstance(value, dict)):
         example = f"--config.{key}=\"{{'KEY': VALUE}}\""
