@@ -79,18 +79,16 @@ class TarSource:
 
     def __getitem__(self, index: int) -> Sample:
         shard, entry, where, picture = self._find(index)
-
-        def read(extension: str) -> bytes:
-            return self._reader.read(shard, *entry.members[extension])
-
+        parts = {name: entry.members[name] for name in ("json", "txt", "cls", picture) if name in entry.members}
+        read = {name: self._reader.read(shard, *part) for name, part in parts.items()}
         try:
-            extra = json.loads(read("json")) if "json" in entry.members else {}
-            captions = [read("txt").decode("utf-8").strip()] if "txt" in entry.members else []
-            label = label_of(read("cls")) if "cls" in entry.members else label_of(extra.get("label"))
+            extra = json.loads(read["json"]) if "json" in read else {}
+            captions = [read["txt"].decode("utf-8").strip()] if "txt" in read else []
+            label = label_of(read["cls"]) if "cls" in read else label_of(extra.get("label"))
         except (ValueError, AttributeError) as error:
             raise BadSample(f"{where}: broken text or json ({error})", "broken text") from error
         captions = list(dict.fromkeys(captions + captions_of(extra, self.caption_keys)))
-        return Sample(read(picture), captions, label, where, extra)
+        return Sample(read[picture], captions, label, where, extra)
 
     def head(self, index: int, size: int) -> bytes:
         """The first `size` bytes of a sample's picture, all of a shorter one; BadSample when there is none."""

@@ -18,6 +18,7 @@ from jvlm.nn.patches import PatchEmbed, drop_patches
 from jvlm.nn.pooling import pick, text_position
 from jvlm.nn.positions import sincos_2d
 from jvlm.nn.projector import Projector
+from tests.compiler import USUAL
 from tests.reference import torch
 
 
@@ -49,7 +50,9 @@ def test_activation_and_its_slope_equal_torch(name: str) -> None:
     fn = activation(name)
     np.testing.assert_allclose(fn(jnp.asarray(x)), y.detach().numpy(), atol=2e-6)
     assert theirs.grad is not None
-    np.testing.assert_allclose(jax.grad(lambda x: fn(x).sum())(jnp.asarray(x)), theirs.grad.numpy(), atol=3e-6)
+    # Unoptimized, the hyperbolic tangent is rounded worse.
+    slope = jax.jit(jax.grad(lambda x: fn(x).sum()), compiler_options=USUAL)
+    np.testing.assert_allclose(slope(jnp.asarray(x)), theirs.grad.numpy(), atol=3e-6)
 
 
 def test_an_unknown_activation_names_the_nearest() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jvlm.train.config import load_config
+from tests import compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -29,8 +30,9 @@ SMALL = (
 
 
 def toy_config(*overrides: str) -> ConfigDict:
-    """The demo's configuration at its smallest, without evaluations."""
-    return load_config(str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny", [*SMALL, *overrides])
+    """The demo's configuration at its smallest, without evaluations or groups (for which all samples are read)."""
+    small = [*SMALL, "pipeline.group=None", *overrides]
+    return load_config(str(ROOT / "configs" / "clip_tiny_emoji_pretrain.py") + ":tiny", small)
 
 
 def start(
@@ -43,7 +45,7 @@ def start(
     """`jvlm train` on the toy configuration as a process with that many CPU devices; `log` takes what it prints."""
     whole = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": compiler.flags(devices),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
         **(env or {}),
     }

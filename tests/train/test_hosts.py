@@ -24,8 +24,6 @@ STEPS = 40
 # SGD, because others forget how large a gradient was and make steps of the rounding where there is none.
 OPTIMIZER = dict(name="sgd", lr=0.05, schedule=dict(name="constant"))
 RUN = (f"steps={STEPS}", f"optimizer={OPTIMIZER}", "model.text.depth=1")
-# A device each, and unoptimized code as in conftest.py.
-FLAGS = dict(XLA_FLAGS="--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0")
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def started(workdir: Path, count: int, log: Path) -> Iterator[list[subprocess.Po
         start(
             workdir,
             *(*RUN, "checkpoint_every=6"),
-            env=FLAGS | cluster | dict(JAX_PROCESS_ID=str(index)),
+            env=cluster | dict(JAX_PROCESS_ID=str(index)),
             log=log.with_suffix(f".{index}"),
         )
         for index in range(count)
@@ -68,7 +66,7 @@ def said(log: Path, index: int) -> str:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process with one device."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(workdir, *RUN, f"checkpoint_every={STEPS}", env=FLAGS))
+    finish(start(workdir, *RUN, f"checkpoint_every={STEPS}"))
     return workdir
 
 
