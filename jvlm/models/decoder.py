@@ -154,7 +154,8 @@ class Decoder(nn.Module):
         after what the cache holds. `segments` [B, T] number the texts packed into a row: give their positions, too.
         Tokens of `prefix` [B, T] are seen also by what precedes them. `at`, one position or one for each text [B],
         asks for the logits of that token only. `through` is called in the blocks' place, with their arguments.
-        `alone`: the cache is empty, of which attention then reads nothing.
+        `alone`: the cache is empty, of which attention then reads nothing; with `at` -1 unrolled blocks may return the
+        last token only.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("give tokens or embeddings, one of the two")
@@ -175,7 +176,14 @@ class Decoder(nn.Module):
         if self.rope is not None:
             turns = rotary.angles(self.rope, positions, self.heads_width, self.length)
         shared = Shared(
-            mask=seen.mask, local=seen.local, turns=turns, at=seen.at, segments=texts, alone=alone, ordered=ordered
+            mask=seen.mask,
+            local=seen.local,
+            turns=turns,
+            at=seen.at,
+            segments=texts,
+            alone=alone,
+            ordered=ordered,
+            tail=alone and isinstance(at, int) and at == -1,
         )
         if self.embed_width not in (None, self.width):
             x = self.embed_in(x)

@@ -23,6 +23,7 @@ class Shared(struct.PyTreeNode):
     `at` [] the slot of a cache from which the new tokens are written; `memory` [B, M, D'] for cross-attention, and
     `memory_mask` [B, 1, 1, M]; `segments` [B, T] in place of a mask, where attention is `tiled`. `alone`: the cache
     holds nothing that these tokens could see, only each other; `ordered`: and no mask lets one see what stands after.
+    `tail`: of what the stack makes of the tokens only the last one is asked for.
     """
 
     mask: Leaf = None
@@ -35,14 +36,19 @@ class Shared(struct.PyTreeNode):
     segments: Leaf = None
     alone: bool = struct.field(pytree_node=False, default=False)
     ordered: bool = struct.field(pytree_node=False, default=False)
+    tail: bool = struct.field(pytree_node=False, default=False)
 
 
 class Layer(struct.PyTreeNode):
-    """What one layer sees alone: whether it attends within the window, its part of a cache, its memory."""
+    """What one layer sees alone: whether it attends within the window, its part of a cache, its memory.
+
+    `tail`: it returns the last token only, and what all of them add to a cache.
+    """
 
     local: Leaf = None
     past: Leaf = None
     remembered: Leaf = None
+    tail: bool = struct.field(pytree_node=False, default=False)
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}
@@ -89,7 +95,7 @@ class DecoderBlock(nn.Module):
 
         def attend(y: jax.Array) -> tuple[jax.Array, Fresh | None]:
             past = None if shared.alone else layer.past
-            options: dict[str, Any] = dict(segments=shared.segments, ordered=shared.ordered)
+            options: dict[str, Any] = dict(segments=shared.segments, ordered=shared.ordered, tail=layer.tail)
             return attn(y, mask, shared.bias, shared.turns, past, shared.at, **options)
 
         x, fresh = self._half(x, "attn", attend, train)
@@ -112,7 +118,7 @@ class DecoderBlock(nn.Module):
         y, extra = fn(y)
         if self.place == "both":
             y = self._norm(f"norm_{name}_out")(y)
-        x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        x = x[:, -y.shape[1] :] + nn.Dropout(self.dropout, deterministic=not train)(y)
         return (self._norm(f"norm_{name}")(x) if self.place == "post" else x), extra
 
     def _norm(self, name: str) -> nn.Module:

@@ -18,7 +18,8 @@ class DecoderStack(nn.Module):
     Parameters lie under `layers`, each with a leading axis [depth] as in `Stack`; unrolled, a tree that `unstack`
     took apart serves as well. `local` tells for each layer whether it attends within the window, None: as one.
 
-    Returns x and the cache with the keys and values of these tokens in it.
+    Returns x, unrolled and with `shared.tail` [B, 1, D] of the last token, and the cache with the keys and values of
+    all these tokens in it.
     """
 
     block: Any
@@ -69,7 +70,7 @@ class DecoderStack(nn.Module):
             # Known before compilation, a choice costs nothing.
             is_local = self.local is not None and self.local[index]
             seen = shared.replace(mask=shared.local) if is_local else shared
-            layer = Layer(past=past, remembered=known)
+            layer = Layer(past=past, remembered=known, tail=shared.tail and index == self.depth - 1)
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
 
             def run(params: Any, x: jax.Array, layer: Layer, seen: Shared, keys: Any = keys) -> Any:

@@ -113,13 +113,17 @@ class GroupedAttention(nn.Module):
         remembered: bool = False,
         ordered: bool = False,
         segments: jax.Array | None = None,
+        tail: bool = False,
     ) -> tuple[jax.Array, Fresh | None]:
         """`remembered`: `past` is the whole memory, as an earlier call returned it, and nothing is new.
 
         `ordered`: `mask` lets no token see what stands after it. `segments` [B, T] are those of `splash_attention`.
+        `tail`: only the last token asks, and the output is [B, 1, D].
         """
-        query = self._heads(x, self.num_heads, "query")
-        query = query if turns is None else rotate(query, turns)
+        query = self._heads(x[:, -1:] if tail else x, self.num_heads, "query")
+        asking = slice(-1 if tail else None, None)
+        query = query if turns is None else rotate(query, (turns[0][:, asking], turns[1][:, asking]))
+        mask, bias = (None if part is None else part[:, :, asking] for part in (mask, bias))
         fresh = None
         if remembered and past is not None:
             key, value = past
@@ -139,7 +143,7 @@ class GroupedAttention(nn.Module):
                 key, value = (jnp.concatenate([x, y.astype(x.dtype)], axis=2) for x, y in zip(before, (key, value)))
         if self.tiled and mask is None and memory is None and past is None:
             y = splash_attention(query, key, value, segments, self.scale, self.cap, self.window)
-        elif ordered and mask is not None and bias is None:
+        elif ordered and not tail and mask is not None and bias is None:
             y = ordered_attention(query, key, value, mask, self.scale, self.cap)
         else:
             y = grouped_attention(query, key, value, mask, bias, self.scale, self.cap)

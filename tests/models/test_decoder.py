@@ -51,6 +51,17 @@ def test_layers_taken_apart_equal_the_stack(name: str) -> None:
     assert_near(by_steps(model, variables, model.empty_cache(3, 12), 4), full(name))
 
 
+@kinds
+def test_a_prompt_s_last_layer_is_computed_for_its_last_token_alone(name: str) -> None:
+    model, variables = kind(name)
+    read = jax.jit(lambda m, cache, x: m.apply(variables, cache, tokens=x, method="prefill"), static_argnums=0)
+    whole, last = (read(m, m.empty_cache(3, 16), TOKENS) for m in (model, model.clone(scan=False)))
+    assert (whole.tokens.shape[1], last.tokens.shape[1]) == (12, 1)
+    assert_near(last.tokens, whole.tokens[:, -1:])
+    assert_near(last.logits, full(name)[:, -1])
+    jax.tree.map(assert_near, last.cache, whole.cache)
+
+
 def test_a_ring_of_the_window_s_length_is_enough() -> None:
     model, variables = kind("mistral")
     assert_near(by_steps(model, variables, model.empty_cache(3, 3), 2), full("mistral"))
