@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jvlm.cli.numbers import number, whole
 from jvlm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,13 +14,23 @@ if TYPE_CHECKING:
 
 def add_writing_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     parser.add_argument(
-        "--max-new-tokens", type=int, default=max_new_tokens, metavar="N", help=f"length of a text ({max_new_tokens})"
+        "--max-new-tokens",
+        type=whole(1),
+        default=max_new_tokens,
+        metavar="N",
+        help=f"length of a text ({max_new_tokens})",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (0)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest (0: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest P (1.0)")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: repeat less (1.0)")
-    parser.add_argument("--num-beams", type=int, default=1, metavar="B", help="width of a beam search (1: none)")
+    parser.add_argument(
+        "--temperature", type=number(0), default=0.0, metavar="T", help="0 takes the likeliest token (0)"
+    )
+    parser.add_argument("--top-k", type=whole(0), default=0, metavar="K", help="draw from the K likeliest (0: all)")
+    parser.add_argument(
+        "--top-p", type=number(most=1, above=0), default=1.0, metavar="P", help="draw from the likeliest P (1.0)"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=number(above=0), default=1.0, metavar="R", help="above 1: repeat less (1.0)"
+    )
+    parser.add_argument("--num-beams", type=whole(1), default=1, metavar="B", help="width of a beam search (1: none)")
     parser.add_argument("--stop", nargs="+", default=[], metavar="S", help="strings that end a text")
     parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn (0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision (float32)")
@@ -28,8 +39,6 @@ def add_writing_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) 
 
 def check_writing(args: argparse.Namespace) -> None:
     """ConfigError for a choice that makes no sense, before a model is read."""
-    if args.num_beams < 1 or args.max_new_tokens < 1:
-        raise ConfigError(f"--num-beams {args.num_beams} and --max-new-tokens {args.max_new_tokens}: give at least 1")
     if args.num_beams > 1 and (args.temperature or args.stop):
         raise ConfigError("a beam search draws nothing and knows no stop strings; leave --temperature and --stop out")
 

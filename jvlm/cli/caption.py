@@ -9,7 +9,8 @@ import argparse
 import sys
 
 from jvlm.cli.answering import add_writing_arguments, check_writing, load_answerer, texts
-from jvlm.core.errors import ConfigError, UserError
+from jvlm.cli.numbers import whole
+from jvlm.core.errors import UserError
 
 PROMPT = "Describe the picture."
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="TEXT", help=f"what stands after the picture ({PROMPT!r} in a chat template, else nothing)"
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures computed at once (8)")
+    parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures computed at once (8)")
     add_writing_arguments(parser, 40)
 
 
@@ -31,8 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from jvlm.evals.answerer import Prompt
 
     check_writing(args)
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: give at least 1")
     pictures = check_pictures(args.images)
     answerer = load_answerer(args)
     if not answerer.sees:
@@ -43,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         prompts = [Prompt([user_message(asked, 1)], [file]) for file in pictures[start : start + args.batch_size]]
         found = list(texts(args, answerer, prompts))[-1]
         captions += [answerer.tokenizer.decode(tokens).strip() for tokens in found]
+    if not any(captions) and args.prompt is None:
+        print("the model wrote nothing; it may want a text to go on from: --prompt", file=sys.stderr)
     if args.json:
         print_json({"captions": captions})
         return 0

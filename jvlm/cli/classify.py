@@ -6,6 +6,7 @@ example:
 
 import argparse
 
+from jvlm.cli.numbers import whole
 from jvlm.core.errors import ConfigError
 
 
@@ -22,18 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="simple, plain, openai_7, or texts with {} where the class goes (simple)",
     )
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes shown a picture (5)")
+    parser.add_argument("--top", type=whole(1), default=5, metavar="K", help="classes shown a picture (5)")
     parser.epilog = (
         "Probabilities are a softmax over the classes, or one sigmoid a class for a model trained so (SigLIP)."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from jvlm.cli.encoding import check_pictures, load_encoder, print_table, scale_and_bias
+    from jvlm.cli.encoding import check_pictures, finite, load_encoder, print_table, scale_and_bias
     from jvlm.cli.main import print_json
 
-    if args.top < 1:
-        raise ConfigError(f"--top {args.top}: give at least 1")
     if len(set(args.classes)) < len(args.classes):
         twice = next(name for name in args.classes if args.classes.count(name) > 1)
         raise ConfigError(f"--classes names {twice!r} twice")
@@ -46,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     pretrained, encoder = load_encoder(args, "image", "text")
-    similarity = encoder.images(paths) @ class_embeddings(encoder, args.classes, templates).T
+    zimg, ztxt = encoder.images(paths), class_embeddings(encoder, args.classes, templates)
+    similarity = finite(args.model, zimg) @ finite(args.model, ztxt).T
     scale, bias = scale_and_bias(pretrained)
     logits = scale * similarity.astype(np.float64)
     if bias is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jvlm.cli.checked import report, span
+from jvlm.cli.numbers import whole
 from jvlm.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `check` takes for conversations beside its other options."""
     group = parser.add_argument_group("conversations")
     group.add_argument("--model", metavar="DIR", help="whose tokenizer and chat template they are measured with")
-    group.add_argument("--picture-tokens", type=int, metavar="N", help="tokens of a picture (default: as DIR says)")
-    group.add_argument("--max-pictures", type=int, default=8, metavar="N", help="pictures that a row may hold (8)")
+    group.add_argument(
+        "--picture-tokens", type=whole(1), metavar="N", help="tokens of a picture (default: as DIR says)"
+    )
+    group.add_argument("--max-pictures", type=whole(1), default=8, metavar="N", help="pictures that a row may hold (8)")
 
 
 def kind_of(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jvlm.cli import conversations, latents
 from jvlm.cli.checked import report, span
+from jvlm.cli.numbers import number, whole
 
 EXAMPLE = """examples:
   jvlm data check shards/
@@ -31,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{check,pack,latents}")
     check = verbs.add_parser("check", help="count samples, and those that could not be used, by cause")
     check.add_argument("paths", nargs="+", help="shards, a table, or a folder; globs and gs:// too")
-    check.add_argument("--length", type=int, help="tokens a caption (77) or a conversation (2048) may have")
-    check.add_argument("--max-bad", type=float, default=0.05, help="exit status 1 above this fraction (default 0.05)")
+    check.add_argument("--length", type=whole(1), help="tokens a caption (77) or a conversation (2048) may have")
+    check.add_argument(
+        "--max-bad", type=number(0, 1), default=0.05, help="exit status 1 above this fraction (default 0.05)"
+    )
     check.add_argument("--tokenizer", choices=("transformers", "open_clip"), default="transformers",
                        help="whose CLIP tokenizer counts the tokens")  # fmt: skip
     conversations.add_arguments(check)
@@ -40,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("paths", nargs="+", help="SOURCE... FOLDER, or with --index the shards")
     pack.add_argument("--index", action="store_true", help="only write the index beside each shard")
     pack.add_argument("--index-dir", help="write the indexes there instead")
-    pack.add_argument("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
+    pack.add_argument("--shard-mb", type=number(above=0), default=256.0, help="size of a shard (default 256)")
     check.add_argument("--format", choices=(*KINDS, *conversations.FORMATS), help="default: by name and content")
     pack.add_argument("--format", choices=KINDS, help="default: by name and content")
     cached = verbs.add_parser("latents", help="pictures to shards of an autoencoder's latents")

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from jvlm.cli.encoding import check_pictures, load_encoder, logits, write_file
+    from jvlm.cli.encoding import check_pictures, finite, load_encoder, logits, write_file
     from jvlm.cli.main import print_json
 
     if not args.images and not args.texts:
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     pretrained, encoder = load_encoder(args, *needs)
     arrays = {}
     if paths:
-        arrays["image"] = encoder.images(paths)
+        arrays["image"] = finite(args.model, encoder.images(paths))
     if args.texts:
-        arrays["text"] = encoder.texts(args.texts)
+        arrays["text"] = finite(args.model, encoder.texts(args.texts))
     if len(arrays) == 2:
         arrays["logits"] = logits(pretrained, arrays["image"], arrays["text"])
     buffer = io.BytesIO()

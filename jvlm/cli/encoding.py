@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jvlm.core.errors import ConfigError, UserError
+from jvlm.cli.numbers import whole
+from jvlm.core.errors import UserError
 
 if TYPE_CHECKING:
     from jvlm.evals.encoder import Encoder
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="model directory, workdir or checkpoint step")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="inputs computed at once (64)")
+    parser.add_argument("--batch-size", type=whole(1), default=64, metavar="N", help="inputs computed at once (64)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -25,8 +26,6 @@ def load_encoder(args: argparse.Namespace, *needs: str) -> "tuple[Pretrained, En
     from jvlm.train.pretrained import load
     from jvlm.train.runtime import start
 
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: give at least 1")
     start()
     pretrained = load(args.model)
     image = pretrained.processor.image
@@ -64,6 +63,15 @@ def logits(pretrained: "Pretrained", zimg: Any, ztxt: Any) -> Any:
 
     scale, bias = scale_and_bias(pretrained)
     return (scale * (zimg @ ztxt.T) + (bias or 0.0)).astype(np.float32)
+
+
+def finite(model: str, embeddings: Any) -> Any:
+    """`embeddings` [n, E] that the model in `model` has made; UserError where any is no number."""
+    import numpy as np
+
+    if not np.isfinite(embeddings).all():
+        raise UserError(f"{model}: gives embeddings that are not finite; `jvlm verify {model}` names the weights")
+    return embeddings
 
 
 def scale_and_bias(pretrained: "Pretrained") -> tuple[float, float | None]:

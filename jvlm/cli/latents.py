@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jvlm.cli.numbers import number
 from jvlm.core.errors import ConfigError
 from jvlm.core.literals import assigned
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE,...",
         help="keep aspect ratios: the pipeline.buckets of the training, such as variant=sdxl or side=512,step=64",
     )
-    add("--shard-mb", type=float, default=256.0, help="size of a shard (default 256)")
+    add("--shard-mb", type=number(above=0), default=256.0, help="size of a shard (default 256)")
     add("--output", required=True, metavar="FOLDER", help="where the shards go")
 
 

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jvlm.cli.numbers import number, whole
 from jvlm.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -29,19 +30,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="P", help="what to paint")
     add("--prompts", metavar="FILE", help="one prompt a line, instead of --prompt")
     add("--negative", metavar="N", help="what not to paint")
-    add("--count", type=int, default=1, metavar="N", help="pictures of each prompt (1)")
-    add("--steps", type=int, default=50, metavar="S", help="steps of the sampler (50)")
+    add("--count", type=whole(1), default=1, metavar="N", help="pictures of each prompt (1)")
+    add("--steps", type=whole(1), default=50, metavar="S", help="steps of the sampler (50)")
     add("--sampler", metavar="NAME", help="ddim, euler, dpm++, ...; default: the directory's own")
     add("--guidance", type=float, default=7.5, metavar="G", help="how far to follow the text; 1: no further (7.5)")
-    add("--rescale", type=float, default=0.0, metavar="R", help="share of the deviation that guidance gives back (0)")
+    add(
+        "--rescale",
+        type=number(0, 1),
+        default=0.0,
+        metavar="R",
+        help="share of the deviation that guidance gives back (0)",
+    )
     add("--seed", type=int, default=0, metavar="K", help="seed of the noise (0)")
     add("--size", metavar="WxH", help="size in pixels; default: the model's own")
     add("--latents", metavar="L.npy", help="first noise [N, C, h, w], instead of a seed's")
     add("--image", metavar="F", help="picture to start from")
     add("--strength", type=float, metavar="T", help="how much of the steps --image goes through (0.8; 1 with --mask)")
     add("--mask", metavar="F", help="picture that is white where --image is painted over")
-    add("--tile", type=int, metavar="N", help="decode pictures larger than N pixels a side in tiles, to save memory")
-    add("--batch-size", type=int, default=4, metavar="N", help="pictures computed at once (4)")
+    add(
+        "--tile",
+        type=whole(1),
+        metavar="N",
+        help="decode pictures larger than N pixels a side in tiles, to save memory",
+    )
+    add("--batch-size", type=whole(1), default=4, metavar="N", help="pictures computed at once (4)")
     add("--output", required=True, metavar="OUT.png", help="where the picture goes; of several, OUT-0000.png and on")
     add("--sheet", metavar="F", help="all pictures on one sheet")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision (float32)")
@@ -69,8 +81,6 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     """Every prompt, `--count` times. ConfigError or UserError for arguments that do not go together."""
     if (args.prompt is None) == (args.prompts is None):
         raise ConfigError("give --prompt P or --prompts FILE, one of the two")
-    if args.count < 1 or args.batch_size < 1:
-        raise ConfigError(f"--count {args.count} and --batch-size {args.batch_size}: give at least 1")
     if (args.mask or args.strength is not None) and not args.image:
         raise ConfigError("--mask and --strength need the --image that they are about")
     if args.latents and args.size:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jvlm.cli.numbers import whole
 from jvlm.core.literals import assigned
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh", metavar="[PRESET:]AXIS=N,...", help="instead of the configuration's: fsdp:data=16,fsdp=16"
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="instead of the configuration's batch_size")
+    parser.add_argument("--batch", type=whole(1), metavar="N", help="instead of the configuration's batch_size")
     parser.add_argument(
         "--adapter", metavar="KIND[:FIELD=VALUE,...]", help="instead of the configuration's: lora:rank=16"
     )

@@ -7,13 +7,15 @@ example:
 
 import argparse
 
+from jvlm.cli.numbers import number, whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="DIR", help="a model directory, a workdir or a checkpoint step")
     parser.add_argument("target", metavar="OUT", help="the directory to write; must not exist")
     parser.add_argument("--scheme", required=True, help="nf4, int4, int8, int4_asym or int8_asym")
     parser.add_argument(
-        "--group", type=int, default=64, metavar="N", help="inputs that share a scale (64); 0: all of a column"
+        "--group", type=whole(0), default=64, metavar="N", help="inputs that share a scale (64); 0: all of a column"
     )
     parser.add_argument("--double", action="store_true", help="quantize the scales, too (with nf4: 4.13 bits a value)")
     parser.add_argument(
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", metavar="NAME", help="an evaluation of `jvlm evaluate`, before and after")
     parser.add_argument("--data", metavar="DIR", help="data of the suite, of calibration and of the cosines")
     parser.add_argument(
-        "--max-drop", type=float, metavar="X", help="write nothing when a metric drops by more (a fraction, 0.01)"
+        "--max-drop", type=number(0), metavar="X", help="write nothing when a metric drops by more (a fraction, 0.01)"
     )
     parser.add_argument("--json", action="store_true", help="print the receipt as one JSON object")
     parser.epilog = (

@@ -7,6 +7,7 @@ example:
 import argparse
 from pathlib import Path
 
+from jvlm.cli.numbers import whole
 from jvlm.core.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", required=True, metavar="D", help="pictures here and in folders below")
     parser.add_argument("--text", metavar="T", help="what the pictures should show")
     parser.add_argument("--image", metavar="F", help="what the pictures should look like")
-    parser.add_argument("--top", type=int, default=10, metavar="K", help="pictures shown (10)")
+    parser.add_argument("--top", type=whole(1), default=10, metavar="K", help="pictures shown (10)")
     parser.add_argument("--cache", metavar="FILE", help="where embeddings are kept (~/.cache/jvlm/search/...)")
     parser.epilog = (
         "Only pictures whose size or time changed since the last search with the same model are embedded again.\n"
@@ -30,8 +31,6 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.text is None) == (args.image is None):
         raise ConfigError("give either --text T or --image F to search for")
-    if args.top < 1:
-        raise ConfigError(f"--top {args.top}: give at least 1")
     query = check_pictures([args.image]) if args.image is not None else []
 
     from jvlm.evals.class_folder import picture_files
@@ -43,15 +42,16 @@ def run(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from jvlm.cli.encoding import load_encoder, print_table
+    from jvlm.cli.encoding import finite, load_encoder, print_table
     from jvlm.cli.main import print_json
     from jvlm.cli.search_index import default_cache, embed_folder, model_fingerprint
 
     pretrained, encoder = load_encoder(args, "image", *(["text"] if args.text is not None else []))
     model = model_fingerprint(pretrained)
     cache = Path(args.cache).expanduser() if args.cache else default_cache(folder, model)
+    # First, since what is embedded of the folder is kept.
+    z = finite(args.model, encoder.images(query) if args.text is None else encoder.texts([args.text]))
     index = embed_folder(encoder, folder, files, cache, model)
-    z = encoder.images(query) if args.text is None else encoder.texts([args.text])
     similarity = index.embeddings @ z[0]
     best = np.argsort(-similarity, kind="stable")[: args.top].tolist()
     hits = [{"path": str(folder / index.names[at]), "similarity": float(similarity[at])} for at in best]

@@ -41,10 +41,16 @@ def evaluator_of(name: str, fields: Mapping[str, Any]) -> Any:
     return build.call(build.lookup(EVALUATORS, kind, "evaluator"), fields, f"evals.{name}")
 
 
-def opened(suite: Any) -> Any:
-    """The evaluator with its data opened. UserError where there is none."""
-    named = {key: value for key in ("data", "train") if (value := getattr(suite, key, None)) is not None}
-    return replace(suite, **{key: open_data(value) for key, value in named.items()}) if named else suite
+def opened(suite: Any, name: str) -> Any:
+    """The evaluator `evals.NAME` with its data opened. UserError where there is none."""
+    sources = {}
+    for key in ("data", "train"):
+        if (value := getattr(suite, key, None)) is not None:
+            try:
+                sources[key] = open_data(value)
+            except UserError as error:
+                raise type(error)(f"evals.{name}.{key}: {error}") from error
+    return replace(suite, **sources) if sources else suite
 
 
 class Evaluations:
@@ -54,7 +60,7 @@ class Evaluations:
         self._run, self._folder = run, folder
         # Opened now, so that data that is not there is said before the training.
         self._suites = {
-            name: opened(evaluator_of(name, fields)) for name, fields in (run.config.get("evals") or {}).items()
+            name: opened(evaluator_of(name, fields), name) for name, fields in (run.config.get("evals") or {}).items()
         }
         self._every = run.config.get("eval_every", 0)
         self._tower = functools.cache(load_tower)

@@ -30,6 +30,7 @@ from jvlm.interop.native import MODEL_FILE, read_files, write_model
 from jvlm.interop.pretrained import Pretrained
 from jvlm.interop.weights import Placement, abstract_variables, write_whole
 from jvlm.train.adapter_base import assemble, check_base, trained_plain
+from jvlm.train.status import STATUS_FILE
 from jvlm.transforms.adapters import adapter_names, merge
 from jvlm.transforms.qtensor import QTensor
 
@@ -48,6 +49,8 @@ def load(path: str | Path, *, dtype: Any | None = None, placement: Placement | N
     workdir = path if step is None else path.parent.parent
     if (workdir / MODEL_FILE).is_file() and (step is not None or (workdir / "checkpoints").is_dir()):
         return _load_workdir(workdir, path if step is not None else workdir / "checkpoints")
+    if (path / STATUS_FILE).is_file() and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is a run without a checkpoint so far; train on with it as --workdir, or name another")
     return load_directory(path, dtype=dtype, placement=placement)
 
 
@@ -123,7 +126,7 @@ def save_workdir(pretrained: Pretrained, path: Path) -> None:
             tree["state"] = jax.tree.map(jnp.asarray, pretrained.state)
         checkpoints.save(0, tree, {"position": 0, "counters": {}})
         checkpoints.close()
-        write_json(part / "status.json", dict(status="finished", step=0, reason="imported"))
+        write_json(part / STATUS_FILE, dict(status="finished", step=0, reason="imported"))
 
     write_whole(path, fill)
 

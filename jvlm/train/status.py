@@ -11,12 +11,14 @@ from jax.experimental import multihost_utils
 
 from jvlm.core.files import write_json
 
+STATUS_FILE = "status.json"
+
 
 class Status:
     """`status.json` of a workdir: `running`, `finished`, `preempted` or `failed`, with the step and the reason."""
 
     def __init__(self, workdir: epath.Path) -> None:
-        self._path = workdir / "status.json"
+        self._path = workdir / STATUS_FILE
 
     def write(self, status: str, step: int, reason: str = "") -> dict[str, Any]:
         """Replaces the file (process 0 only) and returns what it holds."""

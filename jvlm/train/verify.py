@@ -12,6 +12,7 @@ from jvlm.core.errors import UserError
 from jvlm.core.tree import flatten
 from jvlm.interop.native import MODEL_FILE
 from jvlm.train.pretrained import load
+from jvlm.train.status import STATUS_FILE
 
 
 def verify(directory: str | Path) -> list[str]:
@@ -28,7 +29,7 @@ def verify(directory: str | Path) -> list[str]:
 
 def _workdir(path: Path) -> list[str]:
     problems = []
-    for name in (MODEL_FILE, "status.json"):
+    for name in (MODEL_FILE, STATUS_FILE):
         try:
             json.loads((path / name).read_text())
         except (OSError, ValueError) as error:

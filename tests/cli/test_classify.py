@@ -38,7 +38,7 @@ def test_wrong_input_is_one_line_that_names_it(clip: str, pictures: list[str], c
         (2, "names 'cat' twice", (*base, "--classes", "cat", "cat")),
         (2, "'openai_7'", (*base, "--classes", "cat", "--templates", "openai7")),
         (2, "has no {}", (*base, "--classes", "cat", "--templates", "a {}", "b")),
-        (2, "--top 0", (*base, "--classes", "cat", "--top", "0")),
+        (2, "--top: 0 does not do", (*base, "--classes", "cat", "--top", "0")),
         (1, "no such picture", ("--model", clip, "--images", "none.png", "--classes", "cat")),
     ]
     for status, text, argv in cases:

@@ -1,9 +1,11 @@
 """`jvlm embed` writes what transformers computes from the same directory and files, in the order given."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from tests.cli.directories import run_error, run_json, write_clip
 from tests.evals import tiny
@@ -49,20 +51,37 @@ def test_one_side_alone(clip: str, pictures: list[str], tmp_path: Path, capsys) 
         assert found["image"].shape == (1, 24)
 
 
+def test_embeddings_that_are_no_numbers_are_not_written(clip: str, tmp_path: Path, capsys) -> None:
+    bad = tmp_path / "model"
+    shutil.copytree(clip, bad)
+    tensors = load_file(bad / "model.safetensors")
+    tensors["text_projection.weight"][0, 0] = np.nan
+    save_file(tensors, bad / "model.safetensors", {"format": "pt"})
+    argv = ("--model", str(bad), "--texts", "a", "--output", str(tmp_path / "o.npz"))
+    status, said = run_error(capsys, "embed", *argv)
+    assert status == 1 and f"{bad}: gives embeddings that are not finite" in said and "jvlm verify" in said
+    assert not (tmp_path / "o.npz").exists()
+
+
 def test_wrong_input_is_one_line_that_names_it(clip: str, pictures: list[str], tmp_path: Path, capsys) -> None:
     out = ("--output", str(tmp_path / "o.npz"))
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
     cut = tmp_path / "cut.png"
     cut.write_bytes(Path(pictures[0]).read_bytes()[:-40])
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.json", "status.json"):
+        (begun / name).write_text("{}")
     cases = [
         (1, "missing.png: no such picture", ("--model", clip, "--images", str(tmp_path / "missing.png"))),
         (1, "pictures: a folder, not a picture", ("--model", clip, "--images", str(tmp_path / "pictures"))),
         (1, "bad.png: not a readable picture", ("--model", clip, "--images", *pictures, str(bad))),
         (1, "cut.png: broken picture data", ("--model", clip, "--images", str(cut))),
         (1, "nowhere does not exist", ("--model", str(tmp_path / "nowhere"), "--texts", "a")),
+        (1, "begun is a run without a checkpoint so far", ("--model", str(begun), "--texts", "a")),
         (2, "give --images F... or --texts T...", ("--model", clip)),
-        (2, "--batch-size 0", ("--model", clip, "--texts", "a", "--batch-size", "0")),
+        (2, "--batch-size: 0 does not do", ("--model", clip, "--texts", "a", "--batch-size", "0")),
         (2, "did you mean '--texts'", ("--model", clip, "--text=a")),
         (2, "did you mean '--model'", ("--modle", clip, "--texts", "a")),
         (1, "bad.png already exists", ("--model", clip, "--texts", "a", "--output", str(bad))),

@@ -93,7 +93,7 @@ def test_an_option_of_reading_need_not_be_spelt_out_to_be_set(tmp_path: Path) ->
 
 def test_data_of_an_evaluation_that_is_not_there_is_found_before_the_first_step(tmp_path: Path) -> None:
     suite = "evals={'mine': {'evaluator': 'retrieval', 'data': {'name': 'tar', 'paths': 'nowhere/*.tar'}}}"
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match=r"^evals\.mine\.data: nowhere"):
         train(toy_config("steps=1", suite), str(tmp_path / "run"), quiet=True)
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
