@@ -7,7 +7,7 @@ example:
 
 import argparse
 
-from jvlm.cli.numbers import number, whole
+from jvlm.cli.numbers import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", metavar="NAME", help="an evaluation of `jvlm evaluate`, before and after")
     parser.add_argument("--data", metavar="DIR", help="data of the suite, of calibration and of the cosines")
     parser.add_argument(
-        "--max-drop", type=number(0), metavar="X", help="write nothing when a metric drops by more (a fraction, 0.01)"
+        "--max-drop", type=float, metavar="X", help="write nothing when a metric drops by more (a fraction, 0.01)"
     )
     parser.add_argument("--json", action="store_true", help="print the receipt as one JSON object")
     parser.epilog = (

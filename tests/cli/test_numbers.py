@@ -12,7 +12,6 @@ from tests.cli.directories import run_error
         ("data", ["pack", "a.jsonl", "out", "--shard-mb", "nan"], "--shard-mb: nan does not do"),
         ("data", ["check", "a.jsonl", "--max-bad", "7"], "give a number of at least 0 and of at most 1"),
         ("data", ["check", "a.jsonl", "--length", "-3"], "--length: -3 does not do; give a whole number of at least 1"),
-        ("quantize", ["a", "b", "--max-drop", "-1"], "--max-drop: -1 does not do"),
         ("quantize", ["a", "b", "--group", "-8"], "--group: -8 does not do"),
         ("ask", ["--model", "a", "--question", "q", "--top-p", "0"], "give a number above 0 and of at most 1"),
         ("ask", ["--model", "a", "--question", "q", "--max-new-tokens", "1.5"], "give a whole number of at least 1"),
