@@ -21,7 +21,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> Callable[[str], float]:
-    """A number from `least` to `most`, and greater than `above`."""
+    """A finite number from `least` to `most`, and greater than `above`."""
     limits = [
         text
         for text, given in (
@@ -37,7 +37,7 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: float = -
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (least <= value <= most and value > above):
+        if not (math.isfinite(value) and least <= value <= most and value > above):
             raise argparse.ArgumentTypeError(f"{text} does not do; give a number {' and '.join(limits)}")
         return value
 

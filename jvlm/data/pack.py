@@ -19,7 +19,7 @@ KINDS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "g
 def pack(
     source: Source, folder: str, shard_bytes: int = 256 * 2**20, test: Callable[[Sample, int], Any] | None = None
 ) -> dict[str, Any]:
-    """Writes `source` to `folder` as `00000.tar`, ... of about `shard_bytes`, each with its index.
+    """Writes `source` to `folder` as `00000.tar`, ... of about `shard_bytes`, at least a sample, each with its index.
 
     Samples that cannot be read, or for which `test` raises BadSample, are left out and counted by cause. UserError when
     a shard is already there.
@@ -48,7 +48,7 @@ def pack_parts(
             partial = target / f".{path.name}.partial"
             size = 0
             with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
-                while pending is not None and size < shard_bytes:
+                while pending is not None and (size == 0 or size < shard_bytes):
                     size += _write(tar, f"{written:09d}", pending)
                     written += 1
                     pending = next(samples, None)

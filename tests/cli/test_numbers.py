@@ -10,6 +10,7 @@ from tests.cli.directories import run_error
     [
         ("data", ["pack", "a.jsonl", "out", "--shard-mb", "0"], "--shard-mb: 0 does not do; give a number above 0"),
         ("data", ["pack", "a.jsonl", "out", "--shard-mb", "nan"], "--shard-mb: nan does not do"),
+        ("data", ["pack", "a.jsonl", "out", "--shard-mb", "inf"], "--shard-mb: inf does not do"),
         ("data", ["check", "a.jsonl", "--max-bad", "7"], "give a number of at least 0 and of at most 1"),
         ("data", ["check", "a.jsonl", "--length", "-3"], "--length: -3 does not do; give a whole number of at least 1"),
         ("quantize", ["a", "b", "--group", "-8"], "--group: -8 does not do"),
